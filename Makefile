@@ -1,0 +1,51 @@
+# The friendly face of the package; every target sets up .venv by itself, once, and again when the lock changes.
+PROFILE ?= demo
+PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+STAMP := .venv/.installed
+# RUN_DIR, DATA_DIR and WEIGHTS are paths; ARGS goes to the runner as it is, such as ARGS="-p epochs 3 --only 03"
+RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+      $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
+
+.PHONY: help setup run-all test lint notebook bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  variables: PROFILE=demo|article|honest  DATA_DIR=folder  WEIGHTS=file  RUN_DIR=folder  ARGS="-p name value"'
+
+setup: $(STAMP)  ## make .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "covidxr needs Python 3.10 to 3.13; name one with PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up .venv; this downloads about 1 GB once."
+	@$(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run-all: $(STAMP)  ## run all notebooks of PROFILE, headless, into runs/PROFILE
+	@$(RUN)
+
+lint: $(STAMP)  ## style of code and notebooks
+	@$(BIN)/ruff check .
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+test: lint  ## lint, unit and notebook tests, and a small run of all notebooks
+	@MPLBACKEND=agg $(BIN)/pytest --doctest-modules
+
+notebook: $(STAMP)  ## open the notebooks in Jupyter Lab
+	@$(BIN)/jupyter lab notebooks
+
+bench: $(STAMP)  ## the benchmarks, one after the other
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+lock: $(STAMP)  ## resolve pyproject.toml anew into requirements.lock and environment.yml (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --extra dev \
+		--custom-compile-command "make lock" -o requirements.lock pyproject.toml
+	@$(PY) tests/lock.py
+
+clean:  ## remove .venv, caches and the runs
+	@rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,221 @@
+"""One notebook executed in a kernel of this interpreter, timed, its memory watched, and rendered as HTML."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+from jupyter_client.manager import AsyncKernelManager
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+import covidxr
+from covidxr._quiet import quiet_environment
+from covidxr.errors import CovidxrError
+from covidxr.files import atomic_path
+
+_SAMPLE_SECONDS = 0.2
+_KERNEL_START_SECONDS = 180  # a busy machine may take a minute
+_ERROR_LINES = 6  # TensorFlow appends its graph to some messages
+# The page as nbconvert makes it, without the scripts that it would fetch from the network.
+_OFFLINE = """{% extends 'index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}"""
+
+
+@dataclass
+class Outcome:
+    """What became of a notebook.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall time.
+    peak_memory_mb : float
+        Largest resident memory of the kernel and its children together, sampled five times a second.
+    error : str or None
+        Where and why it failed, in two sentences; None when it did not.
+
+    Examples
+    --------
+    >>> Outcome(94.2, 1800.0).error is None
+    True
+    """
+
+    seconds: float
+    peak_memory_mb: float
+    error: str | None = None
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the Python that runs this, whatever kernel specifications the user has installed.
+
+    Examples
+    --------
+    >>> ThisInterpreter(connection_file="kernel.json").format_kernel_cmd()[1:]
+    ['-m', 'ipykernel_launcher', '-f', 'kernel.json']
+    """
+
+    def format_kernel_cmd(self, extra_arguments=None) -> list[str]:
+        """Give the command that starts a kernel.
+
+        Parameters
+        ----------
+        extra_arguments : list of str, optional
+            Appended.
+
+        Returns
+        -------
+        list of str
+        """
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file]
+        return command + (extra_arguments or [])
+
+
+def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda seconds: None) -> Outcome:
+    """Execute a notebook and render it.
+
+    Parameters
+    ----------
+    notebook : pathlib.Path
+        The notebook.
+    target : pathlib.Path
+        Where the executed copy goes, with its HTML beside it. The copy of a failed run goes to ``*.failed.ipynb``.
+    parameters : dict
+        Values to inject.
+    on_tick : callable, optional
+        Called with the seconds so far, a few times a second.
+
+    Returns
+    -------
+    Outcome
+
+    Examples
+    --------
+    >>> execute(Path("notebooks/01_dataset_assembly.ipynb"), Path("01.ipynb"), {"seed": 1})  # doctest: +SKIP
+    Outcome(seconds=12.1, peak_memory_mb=310.0, error=None)
+    """
+    working, failed = target.with_suffix(".running.ipynb"), target.with_suffix(".failed.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    try:
+        with _environment(), _Meter(on_tick) as meter:
+            error = _papermill(notebook, working, parameters)
+        copy = _tidy(working)
+        os.replace(working, failed if error else target)
+    finally:
+        working.unlink(missing_ok=True)
+    if not error:
+        _render(copy, target)
+    return Outcome(round(meter.seconds, 1), round(meter.peak / 2**20, 1), error)
+
+
+def _papermill(notebook, working, parameters):
+    """Run papermill; return None, or what went wrong."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            working,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=ThisInterpreter,
+            start_timeout=_KERNEL_START_SECONDS,
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        message = "\n".join(error.evalue.strip().splitlines()[:_ERROR_LINES])
+        reason = message if error.ename == CovidxrError.__name__ else f"{error.ename}: {message}"
+        return _failure(error.exec_count, error.source, reason)
+    except RuntimeError as error:  # the kernel died, or never started
+        return _failure(*_last_started(working), f"{error}; a dead kernel is most often one that ran out of memory")
+
+
+def _failure(number, source, reason):
+    first_line = source.strip().partition("\n")[0]
+    return f"cell In [{number}]: {first_line}\n{reason}"
+
+
+def _last_started(working):
+    """Number and source of the code cell that papermill started last."""
+    cells = [cell for cell in nbformat.read(working, as_version=4).cells if cell.cell_type == "code"]
+    started = [number for number, cell in enumerate(cells) if cell.metadata.papermill["start_time"]]
+    return (started[-1] + 1, cells[started[-1]].source) if started else (0, "(before the first one)")
+
+
+def _tidy(working):
+    """Name the files in papermill's record without the folders of this machine."""
+    notebook = nbformat.read(working, as_version=4)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name.replace(".running", "")
+    nbformat.write(notebook, working)
+    return notebook
+
+
+def _render(notebook, target):
+    """Write the HTML of an executed notebook beside it; it opens without a network."""
+    notebook.metadata.pop("widgets", None)  # they would be drawn by a script from the network
+    exporter = HTMLExporter(raw_template=_OFFLINE, embed_images=True)
+    exporter.log.setLevel(logging.ERROR)  # it warns of each image without a description
+    resources = {"metadata": {"name": target.stem, "path": str(target.parent)}}
+    body, _ = exporter.from_notebook_node(notebook, resources)
+    with atomic_path(target.with_suffix(".html")) as temporary:
+        temporary.write_text(body, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _environment():
+    """Environment variables of the kernel, in force for the length of the block."""
+    before = dict(os.environ)
+    root = str(Path(covidxr.__file__).parent.parent)
+    quiet_environment()
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class _Meter:
+    """Wall time, and the peak memory of all processes that this one has started."""
+
+    def __init__(self, on_tick):
+        self.seconds, self.peak = 0.0, 0
+        self._on_tick, self._stop = on_tick, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._start = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join()
+        self.seconds = time.monotonic() - self._start
+
+    def _watch(self):
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, _children_bytes())
+            self._on_tick(time.monotonic() - self._start)
+
+
+def _children_bytes():
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may have ended since it was listed
+            total += process.memory_info().rss
+    return total

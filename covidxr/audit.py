@@ -1,0 +1,241 @@
+"""The shortcut audit: what can tell the classes apart without reading a lung?
+
+Each probe gives a number with its interval, its chance level, what it would be if all were well, and a verdict in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from covidxr.errors import CovidxrError
+from covidxr.evaluate import logistic_regression, predict
+from covidxr.heat import black_out
+from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.pixels import preprocess
+from covidxr.splits import check_manifest
+
+AGE_GROUPS = (0, 18, 40, 60, 120)
+FEWEST = 10  # films a group needs before it is asked for
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the audit found.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        Index ``probe``; columns ``value``, ``low``, ``high`` (95 % interval), ``chance``, ``if_well``, ``n``, ``verdict``.
+
+    Examples
+    --------
+    >>> row = {"value": 0.9, "low": 0.8, "high": 0.95, "chance": 0.5, "if_well": "0.50", "n": 40, "verdict": "strong"}
+    >>> AuditReport(pd.DataFrame({"corners": row}).T).to_dict()["corners"]["interval"]
+    [0.8, 0.95]
+    """
+
+    table: pd.DataFrame
+
+    def to_dict(self) -> dict:
+        """The report as it goes into ``metrics.json``."""
+        return {
+            probe: {**row.drop(["low", "high"]).to_dict(), "interval": [row.low, row.high]}
+            for probe, row in self.table.iterrows()
+        }
+
+
+def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> AuditReport:
+    """Measure how far a data set, and a model trained on it, can do without the lungs.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        N manifest rows; ``source``, ``sex``, ``age`` and ``view`` are asked for where they are known.
+    pixels : numpy.ndarray
+        ``uint8``, shape (N, H, W), row by row.
+    model : keras.Model, optional
+        A trained network whose outputs are the labels in the order of their first appearance in `manifest`. It is tried
+        on the films whose ``split`` is ``test``, or on all where no split is given.
+    lungs : numpy.ndarray, optional
+        ``bool``, shape (N, H, W); all False for films without a mask. With them the network is also tried on films with
+        the lungs blacked out, and with only the lungs left.
+    seed : int
+        Seed of the folds.
+
+    Returns
+    -------
+    AuditReport
+
+    Raises
+    ------
+    CovidxrError
+        When the manifest breaks its contract, lengths differ, or there is only one class.
+
+    References
+    ----------
+    Maguolo G., Nanni L., A Critic Evaluation of Methods for COVID-19 Automatic Detection from X-Ray Images, Information
+    Fusion 76, 2021; DeGrave A. J. et al., AI for radiographic COVID-19 detection selects shortcuts over signal, Nature
+    Machine Intelligence 3, 2021.
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rng = np.random.default_rng(0)
+    >>> rows = manifest_rows({"image_id": i, "patient_id": i, "label": "ab"[i % 2], "source": "s"} for i in range(60))
+    >>> films = rng.integers(0, 255, (60, 40, 40), np.uint8)
+    >>> films[1::2, :8, :8] = 255  # a corner marker on every film of class b
+    >>> report = shortcut_audit(rows, films)
+    >>> bool(report.table.loc["class from the corners", "low"] > 0.5)
+    True
+    """
+    check_manifest(manifest)
+    if len(manifest) != len(pixels):
+        raise CovidxrError(f"the manifest has {len(manifest)} rows, but there are {len(pixels)} films")
+    if manifest.label.nunique() < 2:
+        raise CovidxrError(f"an audit needs two classes, the manifest has only {manifest.label.iloc[0]!r}")
+    manifest = manifest.reset_index(drop=True)
+    probes = [*_less_than_a_lung(manifest, pixels, seed), *_whose_film(manifest, pixels, seed)]
+    if model is not None and lungs is not None and lungs.any():
+        probes += _without_lungs(manifest, pixels, model, lungs)
+    return AuditReport(pd.DataFrame(probes).set_index("probe"))
+
+
+def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
+    """Predict each film by logistic regression from the films of other patients (5 folds, or fewer where patients lack).
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        Features, shape (N, …).
+    labels, groups : array_like of str
+        Class and patient of each film.
+    seed : int
+        Seed of the folds.
+
+    Returns
+    -------
+    numpy.ndarray
+        N predicted classes.
+
+    Examples
+    --------
+    >>> x = np.repeat([0.0, 1.0], 10)[:, None]
+    >>> labels = np.repeat(["a", "b"], 10)
+    >>> bool((grouped_predictions(x, labels, np.arange(20).astype(str)) == labels).all())
+    True
+    """
+    labels, groups = np.asarray(labels, dtype=str), np.asarray(groups, dtype=str)
+    fewest = pd.Series(groups).groupby(labels).nunique().min()
+    if fewest < 2:
+        raise CovidxrError("a class with a single patient cannot be cross-validated by patient")
+    predicted = np.empty(len(labels), dtype=labels.dtype)
+    folds = StratifiedGroupKFold(int(min(5, fewest)), shuffle=True, random_state=seed)
+    for train, test in folds.split(x, labels, groups):
+        predicted[test] = logistic_regression(x[train], labels[train], x[test], seed)
+    return predicted
+
+
+def pixel_features(pixels) -> dict:
+    """What is left of films when the lungs cannot be read from them any more.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+
+    Returns
+    -------
+    dict
+        Name to features (N, …): the film shrunk to 4×4 and 8×8 pixels, its grey histogram (of 16 bins, not equalised), an
+        outer frame of 15 % of its side, and its four corners of 20 %.
+
+    Examples
+    --------
+    >>> {name: x.shape[1:] for name, x in pixel_features(np.zeros((2, 20, 20), np.uint8)).items()}
+    {'4×4 pixels': (4, 4), '8×8 pixels': (8, 8), 'the grey histogram': (16,), 'the outer frame': (204,), 'the corners': (64,)}
+    """
+    films = preprocess(pixels)[..., 0]
+    side = pixels.shape[1]
+    near = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.15 * side)
+    far = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.2 * side)
+    return {
+        "4×4 pixels": _shrink(films, 4),
+        "8×8 pixels": _shrink(films, 8),
+        "the grey histogram": np.stack([np.histogram(film, 16, (0, 256))[0] for film in pixels]).astype(float),
+        "the outer frame": films[:, near[:, None] | near[None, :]],
+        "the corners": films[:, far[:, None] & far[None, :]],
+    }
+
+
+def _shrink(films, side):
+    return np.stack([cv2.resize(film, (side, side), interpolation=cv2.INTER_AREA) for film in films])
+
+
+def _patients(manifest):
+    return (manifest.source + "/" + manifest.patient_id).to_numpy(dtype=str)
+
+
+def _less_than_a_lung(manifest, pixels, seed):
+    labels, patients = manifest.label.to_numpy(dtype=str), _patients(manifest)
+    for name, x in pixel_features(pixels).items():
+        yield _probe(f"class from {name}", grouped_predictions(x, labels, patients, seed), labels, patients)
+
+
+def _whose_film(manifest, pixels, seed):
+    x = _shrink(preprocess(pixels)[..., 0], 8)
+    ages = pd.cut(manifest.age, AGE_GROUPS, right=False).astype(str).replace("nan", "")
+    for name, values in {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}.items():
+        counts = values[values != ""].value_counts()
+        rows = np.flatnonzero(values.isin(counts.index[counts >= FEWEST]))
+        known, patients = values.to_numpy(dtype=str)[rows], _patients(manifest)[rows]
+        if len(np.unique(known)) > 1 and pd.Series(patients).groupby(known).nunique().min() > 1:
+            yield _probe(f"{name} from 8×8 pixels", grouped_predictions(x[rows], known, patients, seed), known, patients)
+    if manifest.source.nunique() > 1:
+        yield _source_alone(manifest)
+
+
+def _source_alone(manifest):
+    usual = manifest.groupby("source").label.agg(lambda labels: labels.mode().iloc[0])
+    labels = manifest.label.to_numpy(dtype=str)
+    return _probe("class from the source's name alone", manifest.source.map(usual).to_numpy(dtype=str), labels, _patients(manifest))
+
+
+def _without_lungs(manifest, pixels, model, lungs):
+    classes = manifest.label.unique()
+    tested = (manifest.split == "test") if (manifest.split == "test").any() else manifest.split.notna()
+    rows = np.flatnonzero(tested & lungs.any((1, 2)))
+    labels, patients = manifest.label.to_numpy(dtype=str)[rows], _patients(manifest)[rows]
+    views = {
+        "the network, lungs in view": pixels[rows],
+        "the network, lungs blacked out": black_out(pixels[rows], lungs[rows]),
+        "the network, nothing but lungs": black_out(pixels[rows], ~lungs[rows]),
+    }
+    for name, films in views.items() if len(rows) else ():
+        predicted = classes[predict(model, films).argmax(1)].astype(str)
+        blind = name == "the network, lungs blacked out"
+        yield _probe(name, predicted, labels, patients, well=None if blind else "well above chance")
+
+
+def _probe(name, predicted, truth, patients, well=None):
+    correct = predicted == truth
+    chance = float(pd.Series(truth).value_counts(normalize=True).max())
+    low, high = bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
+    if correct.all() or not correct.any():  # a bootstrap of equal values has no width
+        low, high = wilson_interval(correct.sum(), len(correct))
+    value = float(correct.mean())
+    row = {"probe": name, "value": value, "low": low, "high": high, "chance": chance, "n": len(truth)}
+    return {**row, "if_well": well or f"{chance:.2f}", "verdict": _verdict(value, low, chance, well)}
+
+
+def _verdict(value, low, chance, well):
+    gained = (value - chance) / (1 - chance) if chance < 1 else 0.0
+    if low <= chance:
+        return "not told from chance" if well is None else "does not work without the rest of the film"
+    if well is not None:
+        return "above chance"
+    return "tells them apart" if gained > 0.5 else "a hint" if gained > 0.15 else "a trace"

@@ -1,0 +1,224 @@
+"""Random changes to training films: imgaug policies, and the batches that Keras trains on.
+
+The policies are imgaug's (Jung et al. 2020). Each batch is seeded from (seed, epoch, batch) alone, so the same three
+numbers give the same pixels, in any order and from any worker.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from covidxr._imgaug import iaa
+from covidxr._tensorflow import keras
+from covidxr.errors import CovidxrError, unknown
+from covidxr.pixels import preprocess
+
+
+class Step(NamedTuple):
+    """One augmentation of a policy: its ``name``, ``why`` it is there, and ``make``, which builds imgaug's augmenter."""
+
+    name: str
+    why: str
+    make: object
+
+
+_FLIP = Step("flip left-right", "Doubles the films, but puts the heart on the wrong side.", lambda: iaa.Fliplr(0.5))
+
+POLICIES = {
+    "none": (),
+    "article": (
+        Step("quarter turns", "The network must not rely on which side is up.", lambda: iaa.Rot90((0, 3))),
+        _FLIP,
+        Step("flip up-down", "With the quarter turns, all eight ways to lay down a film.", lambda: iaa.Flipud(0.5)),
+        Step("gamma", "Exposure must not give the class away.", lambda: iaa.GammaContrast((0.5, 2.0))),
+        Step("perspective", "The tube is never quite square to the plate.", lambda: iaa.PerspectiveTransform((0.0, 0.08))),
+        Step("scaling", "Bodies and distances differ.", lambda: iaa.Affine(scale=(0.85, 1.15))),
+        Step("coarse dropout", "No single patch may decide.", lambda: iaa.CoarseDropout((0.0, 0.08), size_percent=0.08)),
+    ),
+    "anatomical": (
+        Step("rotation", "Patients lean by a few degrees.", lambda: iaa.Affine(rotate=(-7, 7), mode="edge")),
+        Step("scaling", "Bodies and distances differ.", lambda: iaa.Affine(scale=(0.92, 1.1), mode="edge")),
+        Step(
+            "shift",
+            "The plate is not always centred.",
+            lambda: iaa.Affine(translate_percent={"x": (-0.05, 0.05), "y": (-0.05, 0.05)}, mode="edge"),
+        ),
+        Step("crop", "Collimation and borders must not give the hospital away.", lambda: iaa.Crop(percent=(0, 0.06))),
+        Step("gamma", "Exposure must not give the class away.", lambda: iaa.GammaContrast((0.6, 1.7))),
+        Step("noise", "Dose and detector differ.", lambda: iaa.AdditiveGaussianNoise(scale=(0, 8))),
+        Step("blur", "Scanners and scaling differ in sharpness.", lambda: iaa.GaussianBlur((0, 0.8))),
+    ),
+}
+
+
+class Policy:
+    """An augmentation policy; made by `build_policy`, which says what each is.
+
+    It pickles as its recipe, so that a worker process builds its own augmenters.
+
+    Attributes
+    ----------
+    steps : tuple of Step
+        The augmentations in their order.
+
+    Examples
+    --------
+    >>> [step.name for step in build_policy("anatomical").steps][:3]
+    ['rotation', 'scaling', 'shift']
+    """
+
+    def __init__(self, steps, recipe):
+        self.steps, self.recipe = steps, recipe
+        self._mine = threading.local()  # imgaug's augmenters hold random state: one set a thread
+
+    def __reduce__(self):
+        return build_policy, self.recipe
+
+    def __call__(self, images, seed) -> np.ndarray:
+        """Augment films.
+
+        Parameters
+        ----------
+        images : numpy.ndarray
+            ``uint8``, shape (N, H, W), grey.
+        seed : int or sequence of int
+            The same seed and films give the same result.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``uint8``, shape (N, H, W).
+
+        Examples
+        --------
+        >>> films = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
+        >>> policy = build_policy("article")
+        >>> bool((policy(films, (0, 1, 2)) == policy(films, (0, 1, 2))).all())
+        True
+        """
+        if images.dtype != np.uint8 or images.ndim != 3:
+            raise CovidxrError(f"a policy takes uint8 films (N, H, W), not {images.dtype} of shape {images.shape}")
+        if not self.steps:
+            return images
+        if not hasattr(self._mine, "augmenter"):
+            self._mine.augmenter = iaa.Sequential([step.make() for step in self.steps])
+        # imgaug's Sequential(seed=…) leaves its children unseeded; seed_ reaches them all
+        self._mine.augmenter.seed_(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        return self._mine.augmenter(images=images)
+
+
+def build_policy(name="article", flip=False, only=None) -> Policy:
+    """Build an augmentation policy by name.
+
+    Parameters
+    ----------
+    name : {"article", "anatomical", "none"}
+        ``article`` is the article's: quarter turns, flips, gamma, perspective, scaling, coarse dropout. ``anatomical``
+        is what can happen to an upright chest film: small rotations, scaling, shifts, crops, gamma, noise, blur.
+    flip : bool
+        Whether to add left-right flips to a policy without them.
+    only : sequence of str, optional
+        Names of the steps to keep; by default all.
+
+    Returns
+    -------
+    Policy
+        Called with films and a seed, it gives changed films.
+
+    Raises
+    ------
+    CovidxrError
+        When there is no such policy or step.
+
+    Examples
+    --------
+    >>> build_policy("artcle")
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: unknown augmentation policy 'artcle'; available: none, article, anatomical
+    """
+    if name not in POLICIES:
+        raise unknown("augmentation policy", name, POLICIES)
+    steps = POLICIES[name] + ((_FLIP,) if flip and _FLIP not in POLICIES[name] else ())
+    names = [step.name for step in steps]
+    for wanted in only or ():
+        if wanted not in names:
+            raise unknown(f"step of policy {name!r}", wanted, names)
+    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only))
+
+
+class AugmentedBatches(keras.utils.PyDataset):
+    """Batches of augmented, preprocessed films, shuffled anew each epoch.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        ``uint8``, shape (N, H, W), grey.
+    labels : numpy.ndarray
+        Integer classes, shape (N,), from 0 to `n_classes` - 1.
+    n_classes : int
+        How many classes there are.
+    policy : Policy
+        From `build_policy`.
+    batch_size : int
+        Films a batch; the last batch of an epoch may be smaller.
+    seed : int
+        With epoch and batch it fixes order and augmentation.
+    **workers
+        Passed to `keras.utils.PyDataset`: ``workers``, ``use_multiprocessing``, ``max_queue_size``.
+
+    Examples
+    --------
+    >>> films = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8)
+    >>> batches = AugmentedBatches(films, np.array([0, 1, 2, 0, 1, 2]), 3, build_policy("none"), batch_size=4)
+    >>> x, y = batches[1]
+    >>> len(batches), x.shape, y.shape
+    (2, (2, 8, 8, 3), (2, 3))
+    """
+
+    def __init__(self, images, labels, n_classes, policy, batch_size=32, seed=0, **workers):
+        super().__init__(**workers)
+        if len(images) != len(labels):
+            raise CovidxrError(f"{len(images)} films but {len(labels)} labels")
+        self.images, self.labels, self.n_classes = images, np.asarray(labels), n_classes
+        self.policy, self.batch_size, self.seed, self.epoch = policy, batch_size, seed, 0
+
+    def __len__(self):
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, batch):
+        return self.batch(self.epoch, batch)
+
+    def on_epoch_end(self):
+        """Go on to the next epoch; Keras calls it."""
+        self.epoch += 1
+
+    def batch(self, epoch, batch) -> tuple[np.ndarray, np.ndarray]:
+        """Make one batch, which depends on nothing but the seed and the two numbers.
+
+        Parameters
+        ----------
+        epoch, batch : int
+            Both from 0.
+
+        Returns
+        -------
+        x : numpy.ndarray
+            ``float32``, shape (n, H, W, 3), values in [0, 1].
+        y : numpy.ndarray
+            ``float32``, shape (n, n_classes), one-hot.
+
+        Examples
+        --------
+        >>> films = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8)
+        >>> batches = AugmentedBatches(films, np.arange(4) % 2, 2, build_policy("article"))
+        >>> bool((batches.batch(5, 0)[0] == batches.batch(5, 0)[0]).all())
+        True
+        """
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        films = self.policy(self.images[rows], (self.seed, epoch, batch))
+        return preprocess(films), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]

@@ -1,0 +1,236 @@
+"""From sources to a run's data: candidate films, a balanced and decoded selection, and the run folder that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from covidxr.decode import DecodeError
+from covidxr.errors import CovidxrError, unknown
+from covidxr.files import write_csv
+from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, save_pixels
+from covidxr.sources import SOURCES
+from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
+from covidxr.splits import SPLITS, check_manifest, split_manifest, straddling_patients
+
+__all__ = [
+    "CLASSES",
+    "SPLITS",
+    "Assembly",
+    "assemble",
+    "check_manifest",
+    "load_masks",
+    "load_pixels",
+    "preprocess",
+    "read_run",
+    "read_source",
+    "save_run",
+    "split_manifest",
+    "straddling_patients",
+]
+
+CLASSES = ("Normal", "COVID-19", "Bacteria")
+
+
+class Assembly(NamedTuple):
+    """What `assemble` returns: ``manifest``, its ``pixels`` row by row, and the ``rejected`` files with reasons."""
+
+    manifest: pd.DataFrame
+    pixels: np.ndarray
+    rejected: pd.DataFrame
+
+
+def read_source(source, data_dir=None) -> pd.DataFrame:
+    """List the films of one source.
+
+    Parameters
+    ----------
+    source : str
+        A name in `covidxr.sources.SOURCES`, or the path of a CSV file or folder of one's own.
+    data_dir : str or pathlib.Path, optional
+        Where the named sources lie.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Manifest rows, nothing decoded yet.
+
+    Raises
+    ------
+    CovidxrError
+        When there is neither such a source nor such a path, or the data folder does not hold it.
+
+    Examples
+    --------
+    >>> read_source("kagle")
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: unknown source 'kagle'; available: phantom, covid-chestxray, kaggle-chest-xray, darkcovidnet, figure1, table, or the path of a CSV file or a folder of films
+    """
+    if source in SOURCES:
+        if source == "table" and data_dir is None:
+            raise CovidxrError("source 'table' needs data_dir: a CSV file with the columns path and label")
+        return SOURCES[source](data_dir)
+    if Path(source).exists():
+        return SOURCES["table"](source)
+    raise unknown("source", source, [*SOURCES, "or the path of a CSV file or a folder of films"])
+
+
+def assemble(
+    sources=("phantom",),
+    data_dir=None,
+    *,
+    classes=CLASSES,
+    label_map=None,
+    per_class=179,
+    image_size=100,
+    seed=0,
+    work_dir=".",
+) -> Assembly:
+    """Choose the same number of readable films for each class and decode them.
+
+    Within a class, films are drawn at random, taking turns between its sources, so that no source outweighs another
+    while both last.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them.
+    data_dir : str or pathlib.Path, optional
+        The folder where real data lie.
+    classes : sequence of str
+        The labels to keep.
+    label_map : dict, optional
+        Labels to rename first, such as ``{"Virus": "Pneumonia"}``.
+    per_class : int or None
+        Films a class; None takes as many as the smallest class has.
+    image_size : int
+        Side of the decoded films in pixels.
+    seed : int
+        Seed of the draw, and of the phantoms.
+    work_dir : str or pathlib.Path
+        Where the phantoms' films are written.
+
+    Returns
+    -------
+    Assembly
+        ``manifest`` (one row a film, sorted by class and ``image_id``, ``split`` empty), ``pixels`` (``uint8``,
+        (N, image_size, image_size)) and ``rejected`` (``image_id``, ``path``, ``reason``).
+
+    Raises
+    ------
+    CovidxrError
+        When a class has fewer readable films than `per_class`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> assembly = assemble(per_class=2, image_size=32, work_dir=tempfile.mkdtemp())
+    >>> assembly.manifest.label.value_counts().tolist(), assembly.pixels.shape
+    ([2, 2, 2], (6, 32, 32))
+    """
+    drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
+    frames = [
+        SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn) if source == "phantom" else read_source(source, data_dir)
+        for source in sources
+    ]
+    candidates = check_manifest(pd.concat(frames, ignore_index=True))
+    candidates["label"] = candidates.label.replace(label_map or {})
+    drawn_order = _shuffled(candidates, seed)
+    picks = [_first_readable(drawn_order[drawn_order.label == label], label, per_class, image_size) for label in classes]
+    if per_class is None:
+        smallest = min(len(pick.manifest) for pick in picks)
+        picks = [Assembly(rows[:smallest], pixels[:smallest], rejected) for rows, pixels, rejected in picks]
+    manifest = pd.concat([pick.manifest for pick in picks])
+    order = np.lexsort([manifest.image_id, manifest.label.map({label: rank for rank, label in enumerate(classes)})])
+    manifest = manifest.iloc[order].reset_index(drop=True)
+    manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
+    pixels = np.concatenate([pick.pixels for pick in picks])[order]
+    return Assembly(manifest, pixels, pd.concat([pick.rejected for pick in picks], ignore_index=True))
+
+
+def _shuffled(candidates, seed):
+    rng = np.random.default_rng(seed)
+    shuffled = candidates.sort_values("image_id").iloc[rng.permutation(len(candidates))]
+    turn = shuffled.groupby(["label", "source"]).cumcount()
+    return shuffled.iloc[np.argsort(turn, kind="stable")]
+
+
+def _first_readable(rows, label, per_class, image_size):
+    wanted = len(rows) if per_class is None else per_class
+    kept, rejected, start = [], [], 0
+    while len(kept) < wanted and start < len(rows):
+        batch = rows.iloc[start : start + wanted - len(kept)]
+        start += len(batch)
+        for row, film in zip(batch.index, decode_films(batch.path, image_size), strict=True):
+            (rejected if isinstance(film, DecodeError) else kept).append((row, film))
+    if per_class is not None and len(kept) < per_class or not kept:
+        raise CovidxrError(
+            f"class {label!r} has {len(kept)} readable films of {len(rows)} found, {per_class or 1} are asked for; "
+            "lower per_class, or check the data folder" + (f"; first rejected: {rejected[0][1]}" if rejected else "")
+        )
+    lost = rows.loc[[row for row, _ in rejected], ["image_id", "path"]]
+    lost = lost.assign(reason=[error.reason for _, error in rejected])
+    return Assembly(rows.loc[[row for row, _ in kept]], np.stack([film for _, film in kept]), lost)
+
+
+def save_run(run_dir, assembly) -> None:
+    """Write an assembly into a run folder: ``manifest.csv``, ``pixels.npz`` and ``rejected.csv``.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+    assembly : Assembly
+        With ``split`` filled.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> made = assemble(per_class=8, image_size=32, work_dir=folder)
+    >>> save_run(folder, made._replace(manifest=split_manifest(made.manifest)))
+    >>> len(read_run(folder).manifest)
+    24
+    """
+    run_dir = Path(run_dir)
+    write_csv(run_dir / "rejected.csv", assembly.rejected)
+    save_pixels(run_dir / "pixels.npz", assembly.manifest.image_id, assembly.pixels)
+    write_csv(run_dir / "manifest.csv", assembly.manifest)
+
+
+def read_run(run_dir) -> Assembly:
+    """Read back what `save_run` wrote.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+
+    Returns
+    -------
+    Assembly
+
+    Raises
+    ------
+    CovidxrError
+        When the folder holds no manifest yet.
+
+    Examples
+    --------
+    >>> read_run("runs/none")
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: runs/none holds no manifest.csv; run notebook 01_dataset_assembly first
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "manifest.csv").exists():
+        raise CovidxrError(f"{run_dir} holds no manifest.csv; run notebook 01_dataset_assembly first")
+    manifest = check_manifest(manifest_rows(read_table(run_dir / "manifest.csv", COLUMNS).to_dict("records")))
+    with np.load(run_dir / "pixels.npz") as stored:
+        pixels = stored["pixels"]
+    return Assembly(manifest, pixels, read_table(run_dir / "rejected.csv", ("image_id", "path", "reason")))

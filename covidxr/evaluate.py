@@ -1,0 +1,280 @@
+"""From predictions to tables: classification report, intervals, confusion, calibration, baselines.
+
+Every proportion comes with Wilson's interval; what is not a plain proportion with a bootstrap over patients, since films
+of one patient are not independent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from covidxr.errors import CovidxrError
+from covidxr.files import read_json, write_json
+from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.pixels import preprocess
+
+__all__ = [
+    "ARTICLE_TABLE",
+    "accuracy_with_interval",
+    "bootstrap_interval",
+    "classification_table",
+    "confusion",
+    "logistic_regression",
+    "predict",
+    "prediction_table",
+    "record_metrics",
+    "reliability",
+    "wilson_interval",
+]
+
+ARTICLE_TABLE = pd.DataFrame(
+    {"precision": [0.97, 0.98, 0.95], "recall": [0.95, 0.98, 0.97], "f1": [0.96, 0.98, 0.96], "support": [60, 60, 60]},
+    index=pd.Index(["Normal", "COVID-19", "Bacteria"], name="class"),
+)
+"""The article's own table (Niel Lai, Analytics Vidhya, 2020), accuracy 0.97; its test films also chose its model."""
+
+
+def predict(model, images, batch_size=32) -> np.ndarray:
+    """Class probabilities for films, preprocessed as in training.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    images : numpy.ndarray
+        ``uint8``, shape (N, H, W), grey.
+    batch_size : int
+        Films at a time.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``float32``, shape (N, classes), rows summing to 1.
+
+    Examples
+    --------
+    >>> from covidxr.model import build_baseline
+    >>> predict(build_baseline(9), np.zeros((2, 9, 9), np.uint8)).shape
+    (2, 3)
+    """
+    starts = range(0, len(images), batch_size)
+    return np.concatenate([model.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+
+
+def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
+    """One row a film: what it is, what it was called, and how surely.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        N manifest rows.
+    probabilities : numpy.ndarray
+        Shape (N, classes).
+    classes : sequence of str
+        The names of the columns of `probabilities`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``image_id, patient_id, source, split, label, predicted, correct, confidence`` and ``p_<class>`` for each class.
+
+    Raises
+    ------
+    CovidxrError
+        When the shapes do not fit.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({k: ["a"] for k in ("image_id", "patient_id", "source", "split", "label")})
+    >>> prediction_table(rows, np.array([[0.2, 0.8]]), ["a", "b"])[["predicted", "correct", "p_b"]].values.tolist()
+    [['b', False, 0.8]]
+    """
+    if probabilities.shape != (len(manifest), len(classes)):
+        raise CovidxrError(f"probabilities have shape {probabilities.shape}, expected {(len(manifest), len(classes))}")
+    table = manifest[["image_id", "patient_id", "source", "split", "label"]].reset_index(drop=True)
+    predicted = np.asarray(classes)[probabilities.argmax(1)]
+    table = table.assign(predicted=predicted, correct=predicted == table.label, confidence=probabilities.max(1))
+    return table.assign(**{f"p_{label}": probabilities[:, column] for column, label in enumerate(classes)})
+
+
+def accuracy_with_interval(correct) -> dict:
+    """Accuracy with Wilson's interval, as it goes into ``metrics.json``.
+
+    Parameters
+    ----------
+    correct : array_like of bool
+        One value a film.
+
+    Returns
+    -------
+    dict
+        ``n``, ``accuracy``, ``accuracy_interval``.
+
+    Examples
+    --------
+    >>> accuracy_with_interval([True, True, False, True])["accuracy"]
+    0.75
+    """
+    correct = np.asarray(correct, dtype=bool)
+    interval = wilson_interval(correct.sum(), len(correct))
+    return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": list(interval)}
+
+
+def classification_table(labels, predicted, classes) -> pd.DataFrame:
+    """The article's classification report, with Wilson's intervals.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of str
+        The true and the predicted classes.
+    classes : sequence of str
+        The rows, in order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``class``; columns ``precision``, ``precision_low``, ``precision_high``, the same for ``recall``, ``f1`` and
+        ``support``.
+
+    Examples
+    --------
+    >>> table = classification_table(["a", "a", "b", "b"], ["a", "b", "b", "b"], ["a", "b"])
+    >>> table[["precision", "recall", "support"]].round(2).values.tolist()
+    [[1.0, 0.5, 2.0], [0.67, 1.0, 2.0]]
+    """
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=list(classes), zero_division=0
+    )
+    hits = np.diag(confusion(labels, predicted, classes))
+    called = [int((np.asarray(predicted) == label).sum()) for label in classes]
+    rows = {}
+    for i, label in enumerate(classes):
+        low_p, high_p = wilson_interval(hits[i], called[i])
+        low_r, high_r = wilson_interval(hits[i], support[i])
+        rows[label] = (precision[i], low_p, high_p, recall[i], low_r, high_r, f1[i], support[i])
+    columns = ["precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "support"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("class")
+
+
+def confusion(labels, predicted, classes) -> pd.DataFrame:
+    """Count films by true and predicted class.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of str
+        The true and the predicted classes.
+    classes : sequence of str
+        Rows and columns, in order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows the true classes, columns the predicted ones.
+
+    Examples
+    --------
+    >>> confusion(["a", "a", "b"], ["a", "b", "b"], ["a", "b"]).values.tolist()
+    [[1, 1], [0, 1]]
+    """
+    counts = confusion_matrix(labels, predicted, labels=list(classes))
+    return pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=pd.Index(classes, name="predicted"))
+
+
+def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
+    """How often the network is right when it says how sure it is.
+
+    Parameters
+    ----------
+    confidence : array_like of float
+        The probability of the predicted class, in [0, 1].
+    correct : array_like of bool
+        Whether it was right.
+    bins : int
+        Bins of equal width.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson) and ``n`` for each bin with films.
+    error : float
+        The expected calibration error: mean distance of the two, weighted by films.
+
+    References
+    ----------
+    Guo C. et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    Examples
+    --------
+    >>> table, error = reliability([0.95, 0.95, 0.55, 0.55], [True, True, True, False])
+    >>> len(table), round(error, 3)
+    (2, 0.05)
+    """
+    frame = pd.DataFrame({"confidence": confidence, "correct": np.asarray(correct, dtype=bool)})
+    grouped = frame.groupby(np.minimum((frame.confidence * bins).astype(int), bins - 1))
+    table = grouped.agg(confidence=("confidence", "mean"), accuracy=("correct", "mean"), n=("correct", "size"))
+    intervals = [wilson_interval(k, n) for k, n in zip(grouped.correct.sum(), table.n, strict=True)]
+    table["low"], table["high"] = zip(*intervals, strict=True)
+    return table.reset_index(drop=True), float((table.n * (table.confidence - table.accuracy).abs()).sum() / table.n.sum())
+
+
+def logistic_regression(train_x, train_y, test_x, seed=0) -> np.ndarray:
+    """The simplest trained reader: logistic regression on standardised features.
+
+    Parameters
+    ----------
+    train_x, test_x : numpy.ndarray
+        Shapes (N, …) and (M, …); flattened.
+    train_y : array_like
+        N classes.
+    seed : int
+        Seed of the solver.
+
+    Returns
+    -------
+    numpy.ndarray
+        M predicted classes.
+
+    Examples
+    --------
+    >>> logistic_regression(np.array([[0.0], [1.0], [9.0], [10.0]]), ["low", "low", "high", "high"], np.array([[8.0]])).tolist()
+    ['high']
+    """
+    reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, random_state=seed))
+    reader.fit(train_x.reshape(len(train_x), -1), np.asarray(train_y))
+    return reader.predict(test_x.reshape(len(test_x), -1))
+
+
+def record_metrics(run_dir, **sections) -> dict:
+    """Add sections to the run's ``metrics.json``; a section given again replaces the old one.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+    **sections : dict
+        Such as ``test={"accuracy": 0.9}``.
+
+    Returns
+    -------
+    dict
+        All that the file now holds.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = record_metrics(folder, test={"n": 3})
+    >>> sorted(record_metrics(folder, audit={}))
+    ['audit', 'test']
+    """
+    path = Path(run_dir) / "metrics.json"
+    metrics = {**read_json(path), **sections}
+    write_json(path, metrics)
+    return metrics

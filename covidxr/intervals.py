@@ -1,0 +1,79 @@
+"""Confidence intervals: Wilson's for proportions, and a bootstrap over patients for everything else."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion.
+
+    Parameters
+    ----------
+    successes, n : int
+        So many of so many.
+    confidence : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+        (0, 1) when `n` is 0, since then nothing is known.
+
+    References
+    ----------
+    Wilson E. B., Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927; computed by
+    `scipy.stats.binomtest`.
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(97, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.915, 0.99)
+    """
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -> tuple[float, float]:
+    """Percentile interval of a statistic, films drawn patient by patient.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes an integer array of row numbers, gives a number; draws for which it is not finite are left out.
+    groups : array_like
+        For each row the patient; all films of a drawn patient come along.
+    confidence : float
+        Between 0 and 1.
+    draws : int
+        Bootstrap samples.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    low, high : float
+
+    References
+    ----------
+    Efron B., Tibshirani R., An Introduction to the Bootstrap, 1993; clusters: Davison and Hinkley 1997, section 3.8.
+
+    Examples
+    --------
+    >>> values = np.arange(100.0)
+    >>> low, high = bootstrap_interval(lambda rows: values[rows].mean(), groups=np.arange(100))
+    >>> bool(low < 49.5 < high), bool(high - low < 15)
+    (True, True)
+    """
+    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(members), size=(draws, len(members)))
+    values = np.array([statistic(np.concatenate([members[i] for i in pick])) for pick in picks], dtype=float)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1 - tail])
+    return float(low), float(high)

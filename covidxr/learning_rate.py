@@ -1,0 +1,78 @@
+"""The learning-rate finder: raise the rate step by step and watch the loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from covidxr._tensorflow import keras
+
+
+def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> pd.DataFrame:
+    """Raise the learning rate step by step and watch the loss; the model's weights are put back afterwards.
+
+    Parameters
+    ----------
+    model : keras.Model
+        With its weights as training will start from them.
+    batches : AugmentedBatches
+        Training batches; epochs follow one another as far as needed.
+    steps : int
+        Training steps, one batch each; the sweep ends early when the loss has risen to four times its minimum.
+    lowest, highest : float
+        The first and the last rate; between them it grows by a constant factor.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``learning_rate``, ``loss`` and ``smoothed`` (exponential mean, bias-corrected), one row a step.
+        ``suggest_learning_rate`` reads a rate off it.
+
+    References
+    ----------
+    Smith L. N., Cyclical Learning Rates for Training Neural Networks, WACV 2017.
+
+    Examples
+    --------
+    >>> from covidxr.augment import AugmentedBatches, build_policy
+    >>> from covidxr.model import build_baseline
+    >>> films = np.random.default_rng(0).integers(0, 255, (12, 9, 9), np.uint8)
+    >>> batches = AugmentedBatches(films, np.arange(12) % 3, 3, build_policy("none"), batch_size=6)
+    >>> len(find_learning_rate(build_baseline(9), batches, steps=5)) <= 5
+    True
+    """
+    saved = model.get_weights()
+    optimizer = keras.optimizers.Adam(lowest)
+    model.compile(optimizer, "categorical_crossentropy")
+    rows = []
+    for step, rate in enumerate(np.geomspace(lowest, highest, steps)):
+        optimizer.learning_rate = rate
+        loss = float(model.train_on_batch(*batches.batch(*divmod(step, len(batches)))))
+        rows.append((rate, loss))
+        if not np.isfinite(loss) or loss > 4 * min(loss for _, loss in rows):
+            break
+    model.set_weights(saved)
+    sweep = pd.DataFrame(rows, columns=["learning_rate", "loss"])
+    return sweep.assign(smoothed=sweep.loss.ewm(alpha=0.2, adjust=True).mean())
+
+
+def suggest_learning_rate(sweep) -> float:
+    """Read the rate of the steepest descent off a sweep.
+
+    Parameters
+    ----------
+    sweep : pandas.DataFrame
+        From `find_learning_rate`.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> rates = np.geomspace(1e-4, 1, 5)
+    >>> suggest_learning_rate(pd.DataFrame({"learning_rate": rates, "smoothed": [1.0, 0.98, 0.5, 0.4, 2.0]}))
+    0.01
+    """
+    slopes = np.diff(sweep.smoothed) / np.diff(np.log(sweep.learning_rate))
+    return float(sweep.learning_rate.iloc[int(np.nanargmin(slopes)) + 1])

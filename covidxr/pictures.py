@@ -1,0 +1,82 @@
+"""Films as pictures: side by side, and with heat laid over them."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
+
+INK = "#1f3b57"
+
+
+def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
+    """Films side by side, each under its title.
+
+    Parameters
+    ----------
+    films : numpy.ndarray
+        ``uint8``, shape (N, H, W) grey or (N, H, W, 3) in colour.
+    titles : sequence of str, optional
+        N short titles.
+    columns : int
+        Films a row.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    outlines : numpy.ndarray, optional
+        ``bool``, shape (N, H, W): regions to draw the outline of.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = film_grid(np.zeros((3, 8, 8), np.uint8), ["a", "b", "c"], columns=2)
+    >>> [text.get_text() for text in ax.texts]
+    ['a', 'b', 'c']
+    """
+    columns = min(columns, len(films))
+    rows = -(-len(films) // columns)
+    side, gap = films.shape[1], max(2, films.shape[1] // 7)
+    step = side + gap
+    canvas = np.full((rows * step, columns * step - gap // 2, *films.shape[3:]), 255, np.uint8)
+    if ax is None:
+        ax = plt.figure(figsize=(1.7 * columns, 1.75 * rows)).add_axes((0, 0, 1, 1))
+    for number, film in enumerate(films):
+        top, left = number // columns * step + gap, number % columns * step
+        canvas[top : top + side, left : left + side] = film
+        if titles is not None:
+            ax.text(left, top - 0.2 * gap, titles[number], fontsize=8, color=INK, va="bottom")
+        if outlines is not None and outlines[number].any():
+            corner = (left, left + side, top, top + side)
+            ax.contour(outlines[number], [0.5], colors="white", linewidths=0.7, extent=corner, origin="upper")
+    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def overlay(films, maps, opacity=0.45) -> np.ndarray:
+    """Lay heat in colour over films.
+
+    Parameters
+    ----------
+    films : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+    maps : numpy.ndarray
+        Heat in [0, 1], shape (N, H, W).
+    opacity : float
+        Of the heat where it is 1; where there is none the film stays as it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``uint8``, shape (N, H, W, 3).
+
+    Examples
+    --------
+    >>> overlay(np.full((1, 2, 2), 100, np.uint8), np.zeros((1, 2, 2)))[0, 0, 0].tolist()
+    [100, 100, 100]
+    """
+    weight = opacity * np.sqrt(maps)[..., None]
+    colour = colormaps["inferno"](maps)[..., :3] * 255
+    return (films[..., None] * (1 - weight) + colour * weight).round().astype(np.uint8)

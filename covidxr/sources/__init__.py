@@ -1,0 +1,18 @@
+"""Where the films come from: one reader a source, each returning manifest rows.
+
+`SOURCES` maps a source's name to its reader. All but ``phantom``, which draws its films, read from a folder that the
+user names.
+"""
+
+from __future__ import annotations
+
+from covidxr.sources import covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray, phantom, table
+
+SOURCES = {
+    "phantom": phantom.read,
+    "covid-chestxray": covid_chestxray.read,
+    "kaggle-chest-xray": kaggle_chest_xray.read,
+    "darkcovidnet": darkcovidnet.read,
+    "figure1": figure1.read,
+    "table": table.read,
+}

@@ -1,0 +1,73 @@
+"""The Kaggle set "Chest X-Ray Images (Pneumonia)", the article's source of normal and bacterial films.
+
+5,863 frontal films in ``train``, ``test`` (and ``val``) folders, NORMAL and PNEUMONIA, the latter with ``_bacteria_`` or
+``_virus_`` in the file name. Retrospective, anterior-posterior, of children aged one to five at Guangzhou Women and
+Children's Medical Center. Licence CC BY 4.0.
+
+References
+----------
+Kermany D. S. et al., Identifying Medical Diagnoses and Treatable Diseases by Image-Based Deep Learning, Cell 172, 2018.
+https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia
+"""
+
+from __future__ import annotations
+
+import re
+
+from covidxr.decode import IMAGE_SUFFIXES
+from covidxr.sources._rows import find_folder, manifest_rows
+
+URL = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
+_PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<kind>bacteria|virus)_", re.IGNORECASE)
+_NORMAL = re.compile(r"(?P<patient>(?:NORMAL\d*-)?IM-\d+)", re.IGNORECASE)
+
+
+def read(data_dir):
+    """List the films of the Kaggle set as manifest rows.
+
+    Parameters
+    ----------
+    data_dir : str or pathlib.Path
+        The ``chest_xray`` folder or the folder it lies in.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Manifest rows labelled ``Normal``, ``Bacteria`` or ``Virus``. Patient numbers restart between the set's own train
+        and test folders, so the folder is part of the patient id. Sex is not known; age only as one to five years, so
+        it is left empty.
+
+    Raises
+    ------
+    CovidxrError
+        When the folder is not there.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> film = pathlib.Path(tempfile.mkdtemp()) / "chest_xray/train/PNEUMONIA/person7_virus_29.jpeg"
+    >>> film.parent.mkdir(parents=True); film.touch()
+    >>> read(film.parents[3])[["label", "patient_id"]].values.tolist()
+    [['Virus', 'train-person7']]
+    """
+    folder = find_folder(data_dir, "chest_xray", "train", URL)
+    films = [film for film in sorted(folder.glob("*/*/*")) if film.suffix.lower() in IMAGE_SUFFIXES]
+    return manifest_rows(row for film in films if (row := _row(film, folder)))
+
+
+def _row(film, folder):
+    part, kind = film.parent.parent.name, film.parent.name
+    match = {"NORMAL": _NORMAL, "PNEUMONIA": _PNEUMONIA}.get(kind, re.compile("$^")).match(film.name)
+    if match is None:  # macOS resource files and the like
+        return None
+    label = "Normal" if kind == "NORMAL" else match["kind"].capitalize()
+    return {
+        "image_id": f"kaggle-chest-xray/{film.relative_to(folder).as_posix()}",
+        "path": str(film),
+        "label": label,
+        "patient_id": f"{part}-{match['patient']}",
+        "source": "kaggle-chest-xray",
+        "view": "AP",
+        "license": "CC BY 4.0",
+        "url": URL,
+    }

@@ -1,0 +1,134 @@
+"""The manifest's contract, and its division into train, validation and test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from covidxr.errors import CovidxrError, unknown
+from covidxr.sources._rows import COLUMNS
+
+SPLITS = ("train", "validation", "test")
+
+
+def check_manifest(manifest) -> pd.DataFrame:
+    """Check that a frame keeps the manifest's contract.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        One row an image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same frame.
+
+    Raises
+    ------
+    CovidxrError
+        When it is empty, lacks a column, or names an ``image_id`` twice.
+
+    Examples
+    --------
+    >>> check_manifest(pd.DataFrame({"image_id": ["a"], "path": ["a.png"]}))
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: the manifest has no column label, patient_id, source, view, age, sex, license, url, sha256, split
+    """
+    missing = [column for column in COLUMNS if column not in manifest]
+    if missing:
+        raise CovidxrError(f"the manifest has no column {', '.join(missing)}")
+    if manifest.empty:
+        raise CovidxrError("the manifest has no rows: no films were found")
+    twice = manifest.image_id[manifest.image_id.duplicated()]
+    if len(twice):
+        raise CovidxrError(f"{len(twice)} image ids occur twice in the manifest, the first is {twice.iloc[0]!r}")
+    return manifest
+
+
+def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) -> pd.DataFrame:
+    """Divide the films into train, validation and test, class by class in the same shares.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        Manifest rows.
+    by : {"patient", "image"}
+        ``patient`` keeps each patient of a source on one side; ``image`` is the article's, kept for comparison.
+    test, validation : float
+        Their shares of the films, between 0 and 1, reached from below where patients have several films.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A copy with ``split`` filled with ``train``, ``validation`` or ``test``.
+
+    Raises
+    ------
+    CovidxrError
+        When `by` is unknown or a class gets no film in one of the three.
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rows = ({"image_id": f"{c}{i}", "label": c, "patient_id": f"{c}{i // 2}", "source": "s"} for c in "ab" for i in range(20))
+    >>> divided = split_manifest(manifest_rows(rows), test=0.3, validation=0.2)
+    >>> divided.groupby("split").size().to_dict(), straddling_patients(divided)
+    ({'test': 12, 'train': 20, 'validation': 8}, 0)
+    """
+    if by not in ("patient", "image"):
+        raise unknown("split", by, ["patient", "image"])
+    rng = np.random.default_rng(seed)
+    groups = _patients(manifest) if by == "patient" else manifest.image_id
+    divided = manifest.assign(split="train")
+    for name, share in (("test", test), ("validation", validation)):
+        free = divided.split == "train"
+        goal = (share * manifest.label.value_counts()).round()
+        divided.loc[free & groups.isin(_draw(groups[free], manifest.label[free], goal, rng)), "split"] = name
+    for label, rows in divided.groupby("label"):
+        absent = set(SPLITS) - set(rows.split)
+        if absent:
+            raise CovidxrError(
+                f"class {label!r} has {len(rows)} films of {groups[rows.index].nunique()} patients, "
+                f"too few to put any into {' and '.join(sorted(absent))}; add films or change the shares"
+            )
+    return divided
+
+
+def _draw(groups, labels, goal, rng):
+    counts = pd.crosstab(groups, labels).reindex(columns=goal.index, fill_value=0)
+    drawn, have = [], np.zeros(len(goal))
+    for row in rng.permutation(len(counts)):
+        if (have + counts.values[row] <= goal.values).all():
+            have += counts.values[row]
+            drawn.append(counts.index[row])
+    return drawn
+
+
+def _patients(manifest):
+    return manifest.source + "/" + manifest.patient_id  # a patient id is unique within its source only
+
+
+def straddling_patients(manifest) -> int:
+    """Count the patients whose films lie in more than one split.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``split`` filled.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rows = [{"image_id": i, "patient_id": "1", "source": "s", "split": s} for i, s in enumerate(["train", "test"])]
+    >>> straddling_patients(manifest_rows(rows))
+    1
+    """
+    return int((manifest.groupby(_patients(manifest)).split.nunique() > 1).sum())

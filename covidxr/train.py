@@ -1,0 +1,289 @@
+"""Fitting: the head on frozen features first, then the network; and the learning-rate finder.
+
+Model choice sees the training and validation films only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from covidxr._tensorflow import TqdmCallback, keras, tf
+from covidxr.augment import AugmentedBatches, build_policy
+from covidxr.errors import CovidxrError
+from covidxr.files import atomic_path, write_csv
+from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
+from covidxr.pixels import preprocess
+from covidxr.splits import SPLITS
+
+__all__ = [
+    "Films",
+    "features",
+    "films_by_split",
+    "find_learning_rate",
+    "fit",
+    "fit_head",
+    "read_model",
+    "set_seed",
+    "suggest_learning_rate",
+]
+
+
+class Films(NamedTuple):
+    """Films of one split: ``images`` (``uint8``, (N, H, W)) and ``labels`` (integers, (N,))."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def films_by_split(manifest, pixels, classes) -> dict:
+    """Group decoded films by split, with their labels as numbers.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``split`` filled.
+    pixels : numpy.ndarray
+        ``uint8``, shape (N, H, W), row by row.
+    classes : sequence of str
+        The labels; a label's number is its place here.
+
+    Returns
+    -------
+    dict
+        A `Films` for each of ``train``, ``validation``, ``test``.
+
+    Raises
+    ------
+    CovidxrError
+        When the manifest and the pixels differ in length.
+
+    Examples
+    --------
+    >>> manifest = pd.DataFrame({"label": ["a", "b"], "split": ["train", "test"]})
+    >>> films_by_split(manifest, np.zeros((2, 8, 8), np.uint8), ["a", "b"])["test"].labels.tolist()
+    [1]
+    """
+    if len(manifest) != len(pixels):
+        raise CovidxrError(f"the manifest has {len(manifest)} rows, but there are {len(pixels)} films")
+    numbers = manifest.label.map({label: number for number, label in enumerate(classes)}).to_numpy()
+    return {split: Films(pixels[rows := (manifest.split == split).to_numpy()], numbers[rows]) for split in SPLITS}
+
+
+def set_seed(seed) -> None:
+    """Seed Python, NumPy and TensorFlow, and ask TensorFlow for deterministic operations.
+
+    Parameters
+    ----------
+    seed : int
+        0 to 2**32 - 1.
+
+    Examples
+    --------
+    >>> set_seed(1); first = np.random.random()
+    >>> set_seed(1); first == np.random.random()
+    True
+    """
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def read_model(run_dir) -> keras.Model:
+    """Read the network that `fit` left in a run folder.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+
+    Returns
+    -------
+    keras.Model
+
+    Raises
+    ------
+    CovidxrError
+        When there is none yet.
+
+    Examples
+    --------
+    >>> read_model("runs/none")
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: runs/none holds no model.keras; run notebook 03_fine_tuning first
+    """
+    path = Path(run_dir) / "model.keras"
+    if not path.exists():
+        raise CovidxrError(f"{run_dir} holds no model.keras; run notebook 03_fine_tuning first")
+    return keras.saving.load_model(path)
+
+
+def fit_head(model, values, labels, epochs=60, learning_rate=1e-3, seed=0, from_layer="flatten") -> pd.DataFrame:
+    """Fit the layers behind `from_layer` on features that the frozen base computed once.
+
+    A fresh head on pretrained layers sends them large, random gradients; fitted first, it does not.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A chain such as `covidxr.model.build_vgg16` builds; its head is changed in place.
+    values : numpy.ndarray
+        Training features from `features`, ``float32``, shape (N, …).
+    labels : numpy.ndarray
+        Their classes as numbers, shape (N,).
+    epochs : int
+        Passes over the features.
+    learning_rate : float
+        Adam's.
+    seed : int
+        Seed of the order of the films.
+    from_layer : str
+        The layer whose output is the feature vector.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``loss`` and ``accuracy`` on the training features for each epoch.
+
+    References
+    ----------
+    Kumar A. et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
+
+    Examples
+    --------
+    >>> from covidxr.model import build_baseline
+    >>> model, films = build_baseline(9), np.zeros((6, 9, 9), np.uint8)
+    >>> len(fit_head(model, features(model, films), np.arange(6) % 3, epochs=2))
+    2
+    """
+    keras.utils.set_random_seed(seed)
+    inputs = x = keras.Input(values.shape[1:])
+    for layer in model.layers[model.layers.index(model.get_layer(from_layer)) + 1 :]:
+        x = layer(x)
+    head = keras.Model(inputs, x)
+    head.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return pd.DataFrame(head.fit(values, labels, epochs=epochs, verbose=0).history)
+
+
+def features(model, images, layer="flatten", batch_size=32) -> np.ndarray:
+    """Compute a layer's outputs for films.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    images : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+    layer : str
+        Its name.
+    batch_size : int
+        Films at a time.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``float32``, shape (N, …).
+
+    Examples
+    --------
+    >>> from covidxr.model import build_baseline
+    >>> features(build_baseline(9), np.zeros((2, 9, 9), np.uint8)).shape
+    (2, 27)
+    """
+    base = keras.Model(model.inputs, model.get_layer(layer).output)
+    starts = range(0, len(images), batch_size)
+    return np.concatenate([base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+
+
+def fit(
+    model,
+    train,
+    validation,
+    n_classes,
+    run_dir,
+    *,
+    epochs,
+    learning_rate=1e-4,
+    policy="article",
+    batch_size=32,
+    patience=10,
+    warmup_epochs=1,
+    seed=0,
+) -> pd.DataFrame:
+    """Train by the article's recipe: Adam, cross-entropy, lower rate on a plateau, the epoch of least validation loss kept.
+
+    The rate rises linearly to its value over the first `warmup_epochs`, which the article did not do: without it, some
+    seeds collapse into a constant answer within an epoch.
+
+    Writes ``model.keras`` (that epoch's model) and ``history.csv`` into the run folder; `model` ends with those weights.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `covidxr.model`; trained in place.
+    train, validation : Films
+        The films; only those of `train` are augmented.
+    n_classes : int
+        How many classes there are.
+    run_dir : str or pathlib.Path
+        The run folder.
+    epochs : int
+        At most so many passes over the training films.
+    learning_rate : float
+        Adam's at the start.
+    policy : str
+        An augmentation policy of `covidxr.augment.build_policy`.
+    batch_size : int
+        Films a step.
+    patience : int
+        Epochs without a lower validation loss after which training stops; after a third of them the rate is halved.
+    warmup_epochs : float
+        Epochs over which the learning rate rises from 0 to its value.
+    seed : int
+        Seed of order, augmentation and dropout.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an epoch: ``epoch, accuracy, loss, val_accuracy, val_loss, learning_rate``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from covidxr.model import build_baseline
+    >>> films = Films(np.random.default_rng(0).integers(0, 255, (12, 9, 9), np.uint8), np.arange(12) % 3)
+    >>> history = fit(build_baseline(9), films, films, 3, tempfile.mkdtemp(), epochs=2)
+    >>> history.epoch.tolist()
+    [1, 2]
+    """
+    set_seed(seed)
+    batches = AugmentedBatches(*train, n_classes, build_policy(policy), batch_size=batch_size, seed=seed)
+    held_out = preprocess(validation.images), np.eye(n_classes, dtype=np.float32)[validation.labels]
+    model.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+    with atomic_path(Path(run_dir) / "model.keras") as checkpoint:
+        callbacks = [
+            keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True),
+            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=max(1, patience // 3)),
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience),
+            _warm_up(model, learning_rate, round(warmup_epochs * len(batches))),
+            TqdmCallback(verbose=0),
+        ]
+        fitted = model.fit(
+            batches, validation_data=held_out, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0
+        )
+        model.load_weights(checkpoint)
+    history = pd.DataFrame(fitted.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    write_csv(Path(run_dir) / "history.csv", history)
+    return history
+
+
+def _warm_up(model, learning_rate, steps):
+    def set_rate(batch, logs=None):
+        if model.optimizer.iterations < steps:
+            model.optimizer.learning_rate = learning_rate * (int(model.optimizer.iterations) + 1) / steps
+
+    return keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)

