@@ -42,10 +42,9 @@ notebook: $(STAMP)  ## open the notebooks in Jupyter Lab
 bench: $(STAMP)  ## the benchmarks, one after the other
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
-lock: $(STAMP)  ## resolve pyproject.toml anew into requirements.lock and environment.yml (needs uv)
+lock: $(STAMP)  ## resolve pyproject.toml anew into requirements.lock (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --extra dev \
 		--custom-compile-command "make lock" -o requirements.lock pyproject.toml
-	@$(PY) tests/lock.py
 
 clean:  ## remove .venv, caches and the runs
 	@rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
+from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError
 
 PREDICTED = -1  # stands for "the class that the model predicts", which is known only once it has run

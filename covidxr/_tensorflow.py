@@ -25,6 +25,7 @@ def _muted_stderr():
 with _muted_stderr():
     import keras
     import tensorflow as tf
+    from keras.src.applications.vgg16 import WEIGHTS_PATH_NO_TOP
     from tqdm.keras import TqdmCallback
 
-__all__ = ["TqdmCallback", "keras", "tf"]
+__all__ = ["WEIGHTS_PATH_NO_TOP", "TqdmCallback", "keras", "tf"]

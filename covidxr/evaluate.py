@@ -6,12 +6,13 @@ of one patient are not independent.
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -31,6 +32,7 @@ __all__ = [
     "prediction_table",
     "record_metrics",
     "reliability",
+    "separability",
     "wilson_interval",
 ]
 
@@ -249,6 +251,35 @@ def logistic_regression(train_x, train_y, test_x, seed=0) -> np.ndarray:
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, random_state=seed))
     reader.fit(train_x.reshape(len(train_x), -1), np.asarray(train_y))
     return reader.predict(test_x.reshape(len(test_x), -1))
+
+
+def separability(values, labels) -> pd.Series:
+    """How well a single number tells each pair of classes apart.
+
+    Parameters
+    ----------
+    values : array_like of float
+        One number a film, such as its mean grey value.
+    labels : array_like of str
+        The classes.
+
+    Returns
+    -------
+    pandas.Series
+        Area under the ROC curve, indexed by ``"a / b"``; 0.5 is chance, 1 perfect, and the direction does not matter.
+
+    Examples
+    --------
+    >>> separability([1, 2, 3, 4], ["a", "a", "b", "b"]).to_dict()
+    {'a / b': 1.0}
+    """
+    values, labels = np.asarray(values, dtype=float), np.asarray(labels, dtype=str)
+    areas = {}
+    for a, b in combinations(dict.fromkeys(labels.tolist()), 2):
+        rows = np.isin(labels, [a, b])
+        area = float(roc_auc_score(labels[rows] == b, values[rows]))
+        areas[f"{a} / {b}"] = max(area, 1 - area)
+    return pd.Series(areas)
 
 
 def record_metrics(run_dir, **sections) -> dict:

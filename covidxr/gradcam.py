@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
 from covidxr import _graph
+from covidxr._tensorflow import tf
 from covidxr.errors import unknown
 
 CHUNK = 32  # images computed at once: bounds the memory, whatever the number asked for

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import onnx
 import platformdirs
-from keras.src.applications.vgg16 import WEIGHTS_PATH_NO_TOP as KERAS_URL
 
+from covidxr._tensorflow import WEIGHTS_PATH_NO_TOP as KERAS_URL
+from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
 
