@@ -63,7 +63,7 @@ class ThisInterpreter(AsyncKernelManager):
     Examples
     --------
     >>> ThisInterpreter(connection_file="kernel.json").format_kernel_cmd()[1:]
-    ['-m', 'ipykernel_launcher', '-f', 'kernel.json']
+    ['-m', 'ipykernel_launcher', '-f', 'kernel.json', '--log-level=50']
     """
 
     def format_kernel_cmd(self, extra_arguments=None) -> list[str]:
@@ -78,7 +78,8 @@ class ThisInterpreter(AsyncKernelManager):
         -------
         list of str
         """
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file]
+        quiet = "--log-level=50"  # a kernel that is interrupted says much on its way out
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file, quiet]
         return command + (extra_arguments or [])
 
 
@@ -122,7 +123,7 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
 
 def _papermill(notebook, working, parameters):
     """Run papermill; return None, or what went wrong."""
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is in the message below
     try:
         papermill.execute_notebook(
             notebook,

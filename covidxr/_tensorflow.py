@@ -28,4 +28,6 @@ with _muted_stderr():
     from keras.src.applications.vgg16 import WEIGHTS_PATH_NO_TOP
     from tqdm.keras import TqdmCallback
 
+tf.get_logger().setLevel("ERROR")  # its advice on retracing is not the user's to follow
+
 __all__ = ["WEIGHTS_PATH_NO_TOP", "TqdmCallback", "keras", "tf"]

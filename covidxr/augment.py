@@ -32,11 +32,11 @@ POLICIES = {
     "article": (
         Step("quarter turns", "The network must not rely on which side is up.", lambda: iaa.Rot90((0, 3))),
         _FLIP,
-        Step("flip up-down", "With the quarter turns, all eight ways to lay down a film.", lambda: iaa.Flipud(0.5)),
+        Step("flip up-down", "Another way to lay down a film.", lambda: iaa.Flipud(0.5)),
         Step("gamma", "Exposure must not give the class away.", lambda: iaa.GammaContrast((0.5, 2.0))),
-        Step("perspective", "The tube is never quite square to the plate.", lambda: iaa.PerspectiveTransform((0.0, 0.08))),
-        Step("scaling", "Bodies and distances differ.", lambda: iaa.Affine(scale=(0.85, 1.15))),
-        Step("coarse dropout", "No single patch may decide.", lambda: iaa.CoarseDropout((0.0, 0.08), size_percent=0.08)),
+        Step("perspective", "The tube is never quite square to the plate.", lambda: iaa.PerspectiveTransform((0.01, 0.15))),
+        Step("scaling", "Bodies and distances differ.", lambda: iaa.Affine(scale=(0.8, 1.2))),
+        Step("coarse dropout", "No single patch may decide.", lambda: iaa.CoarseDropout(0.03, size_percent=0.05)),
     ),
     "anatomical": (
         Step("rotation", "Patients lean by a few degrees.", lambda: iaa.Affine(rotate=(-7, 7), mode="edge")),
@@ -52,6 +52,19 @@ POLICIES = {
         Step("blur", "Scanners and scaling differ in sharpness.", lambda: iaa.GaussianBlur((0, 0.8))),
     ),
 }
+
+
+def _every_step(steps):
+    return iaa.Sequential([step.make() for step in steps])
+
+
+def _as_the_article(steps):
+    """One way to lay the film down, and for every second film up to two of the other steps, as in its notebook."""
+    _turns, *flips = (step.make() for step in steps[:3])
+    laid_down = iaa.OneOf([*(iaa.Rot90(turns) for turns in range(4)), *flips])
+    changed = iaa.SomeOf((0, 2), [step.make() for step in steps[3:]])
+    # In a list of its own, since seed_ passes over a SomeOf that Sometimes holds directly.
+    return iaa.Sequential([laid_down, iaa.Sometimes(0.5, [changed])])
 
 
 class Policy:
@@ -70,8 +83,8 @@ class Policy:
     ['rotation', 'scaling', 'shift']
     """
 
-    def __init__(self, steps, recipe):
-        self.steps, self.recipe = steps, recipe
+    def __init__(self, steps, recipe, compose):
+        self.steps, self.recipe, self._compose = steps, recipe, compose
         self._mine = threading.local()  # imgaug's augmenters hold random state: one set a thread
 
     def __reduce__(self):
@@ -104,7 +117,7 @@ class Policy:
         if not self.steps:
             return images
         if not hasattr(self._mine, "augmenter"):
-            self._mine.augmenter = iaa.Sequential([step.make() for step in self.steps])
+            self._mine.augmenter = self._compose(self.steps)
         # imgaug's Sequential(seed=…) leaves its children unseeded; seed_ reaches them all
         self._mine.augmenter.seed_(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         return self._mine.augmenter(images=images)
@@ -116,12 +129,13 @@ def build_policy(name="article", flip=False, only=None) -> Policy:
     Parameters
     ----------
     name : {"article", "anatomical", "none"}
-        ``article`` is the article's: quarter turns, flips, gamma, perspective, scaling, coarse dropout. ``anatomical``
-        is what can happen to an upright chest film: small rotations, scaling, shifts, crops, gamma, noise, blur.
+        ``article`` is the article's: a quarter turn or a flip, and for every second film up to two of gamma,
+        perspective, scaling and coarse dropout. ``anatomical`` is what can happen to an upright chest film, all of it
+        to every film: small rotations, scaling, shifts, crops, gamma, noise, blur.
     flip : bool
         Whether to add left-right flips to a policy without them.
     only : sequence of str, optional
-        Names of the steps to keep; by default all.
+        Names of steps to apply, each to every film; by default the whole policy.
 
     Returns
     -------
@@ -147,7 +161,8 @@ def build_policy(name="article", flip=False, only=None) -> Policy:
     for wanted in only or ():
         if wanted not in names:
             raise unknown(f"step of policy {name!r}", wanted, names)
-    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only))
+    compose = _as_the_article if name == "article" and only is None else _every_step
+    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only), compose)
 
 
 class AugmentedBatches(keras.utils.PyDataset):

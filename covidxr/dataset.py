@@ -12,7 +12,7 @@ import pandas as pd
 from covidxr.decode import DecodeError
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
-from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, save_pixels
+from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
 from covidxr.splits import SPLITS, check_manifest, split_manifest, straddling_patients
@@ -124,7 +124,7 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When a class has fewer readable films than `per_class`.
+        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`.
 
     Examples
     --------
@@ -133,6 +133,8 @@ def assemble(
     >>> assembly.manifest.label.value_counts().tolist(), assembly.pixels.shape
     ([2, 2, 2], (6, 32, 32))
     """
+    if not sources:
+        raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
     drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
     frames = [
         SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn) if source == "phantom" else read_source(source, data_dir)
@@ -140,6 +142,8 @@ def assemble(
     ]
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
     candidates["label"] = candidates.label.replace(label_map or {})
+    for label in set(classes) - set(candidates.label):
+        raise unknown("class", label, sorted(set(candidates.label)))
     drawn_order = _shuffled(candidates, seed)
     picks = [_first_readable(drawn_order[drawn_order.label == label], label, per_class, image_size) for label in classes]
     if per_class is None:
@@ -218,7 +222,7 @@ def read_run(run_dir) -> Assembly:
     Raises
     ------
     CovidxrError
-        When the folder holds no manifest yet.
+        When the folder holds no manifest yet, or its films are missing, damaged or not those of the manifest.
 
     Examples
     --------
@@ -231,6 +235,7 @@ def read_run(run_dir) -> Assembly:
     if not (run_dir / "manifest.csv").exists():
         raise CovidxrError(f"{run_dir} holds no manifest.csv; run notebook 01_dataset_assembly first")
     manifest = check_manifest(manifest_rows(read_table(run_dir / "manifest.csv", COLUMNS).to_dict("records")))
-    with np.load(run_dir / "pixels.npz") as stored:
-        pixels = stored["pixels"]
+    image_ids, pixels = read_pixels(run_dir / "pixels.npz")
+    if image_ids != manifest.image_id.tolist():
+        raise CovidxrError(f"{run_dir}: pixels.npz is not of manifest.csv; run notebook 01_dataset_assembly again")
     return Assembly(manifest, pixels, read_table(run_dir / "rejected.csv", ("image_id", "path", "reason")))

@@ -34,7 +34,8 @@ def decode(path, image_size: int | None = None) -> np.ndarray:
     """Read an image file as a grey radiograph.
 
     Grey, RGB, RGBA, palette and CMYK files become grey by ITU-R 601 luma; 16-bit and floating-point files are stretched
-    from their own minimum to their maximum; EXIF rotation is applied. Large JPEG files are decoded at a reduced scale.
+    from their own minimum to their maximum, what is not a number counting as the minimum; EXIF rotation is applied. Large
+    JPEG files are decoded at a reduced scale.
 
     Parameters
     ----------
@@ -52,7 +53,8 @@ def decode(path, image_size: int | None = None) -> np.ndarray:
     Raises
     ------
     DecodeError
-        When the file is missing, empty, truncated, not an image, larger than 100 million pixels, or has no contrast.
+        When the file is missing, a folder, empty, truncated, not an image, larger than 100 million pixels, or has no
+        contrast.
 
     Examples
     --------
@@ -65,16 +67,18 @@ def decode(path, image_size: int | None = None) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise DecodeError(path, "no such file")
+        raise DecodeError(path, "a folder, not a file" if path.is_dir() else "no such file")
     if path.stat().st_size == 0:
         raise DecodeError(path, "the file is empty")
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file, Image.open(file) as image:  # by name, Pillow 13 scrambles rotated raw TIFFs
             grey = _grey(image, path, image_size)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
         raise DecodeError(path, "not an image that can be read") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
+        raise DecodeError(path, f"more than {MAX_PIXELS:,} pixels are refused") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, … on broken files
         raise DecodeError(path, f"broken image file ({error})") from error
     if grey.min() == grey.max():
@@ -84,7 +88,7 @@ def decode(path, image_size: int | None = None) -> np.ndarray:
 
 def _grey(image, path, image_size):
     if image.width * image.height > MAX_PIXELS:
-        raise DecodeError(path, f"{image.width}×{image.height} pixels, more than {MAX_PIXELS:,} are refused")
+        raise DecodeError(path, f"more than {MAX_PIXELS:,} pixels are refused, it has {image.width}×{image.height}")
     if image_size is not None:
         image.draft(None, (2 * image_size, 2 * image_size))  # JPEG only; never below twice the size asked for
     image = ImageOps.exif_transpose(_eight_bit(image))
@@ -103,7 +107,9 @@ def _eight_bit(image):
 
 
 def _stretch(image):
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+    values = np.asarray(image, dtype=np.float64)
+    finite = np.isfinite(values)
+    values = np.where(finite, values, values.min(where=finite, initial=np.inf) if finite.any() else 0)
     span = values.max() - values.min()
     grey = Image.fromarray(((values - values.min()) / (span or 1) * 255).round().astype(np.uint8))
     grey.info, grey.getexif = image.info, image.getexif  # so that a rotation noted in the file is still found

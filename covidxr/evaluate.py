@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
-from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.intervals import accuracy_with_interval, bootstrap_interval, wilson_interval
 from covidxr.pixels import preprocess
 
 __all__ = [
@@ -104,29 +104,6 @@ def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
     predicted = np.asarray(classes)[probabilities.argmax(1)]
     table = table.assign(predicted=predicted, correct=predicted == table.label, confidence=probabilities.max(1))
     return table.assign(**{f"p_{label}": probabilities[:, column] for column, label in enumerate(classes)})
-
-
-def accuracy_with_interval(correct) -> dict:
-    """Accuracy with Wilson's interval, as it goes into ``metrics.json``.
-
-    Parameters
-    ----------
-    correct : array_like of bool
-        One value a film.
-
-    Returns
-    -------
-    dict
-        ``n``, ``accuracy``, ``accuracy_interval``.
-
-    Examples
-    --------
-    >>> accuracy_with_interval([True, True, False, True])["accuracy"]
-    0.75
-    """
-    correct = np.asarray(correct, dtype=bool)
-    interval = wilson_interval(correct.sum(), len(correct))
-    return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": list(interval)}
 
 
 def classification_table(labels, predicted, classes) -> pd.DataFrame:

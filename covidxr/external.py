@@ -111,6 +111,11 @@ def evaluate_external(model, external, classes) -> tuple[dict, pd.DataFrame]:
     predictions : pandas.DataFrame
         From `covidxr.evaluate.prediction_table`.
 
+    Raises
+    ------
+    CovidxrError
+        When COVID-19 is none of the classes.
+
     Examples
     --------
     >>> from covidxr.model import build_baseline
@@ -120,6 +125,8 @@ def evaluate_external(model, external, classes) -> tuple[dict, pd.DataFrame]:
     >>> metrics["n"], metrics["sensitivity"]
     (2, None)
     """
+    if POSITIVE not in classes:
+        raise CovidxrError(f"the network has no class {POSITIVE}; its classes are {', '.join(classes)}")
     table = prediction_table(external.manifest, predict(model, external.pixels), classes)
     ill, called_ill = table.label == POSITIVE, table.predicted == POSITIVE
     called = table.groupby(["label", "predicted"]).size().unstack(fill_value=0).reindex(columns=classes, fill_value=0)

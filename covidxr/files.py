@@ -8,6 +8,8 @@ import os
 import uuid
 from pathlib import Path
 
+from covidxr.errors import CovidxrError
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -50,7 +52,7 @@ def write_json(path, value) -> None:
     path : str or pathlib.Path
         Target file.
     value : object
-        Anything that `json` takes; NumPy scalars become Python numbers.
+        Anything that `json` takes; NumPy scalars and arrays become Python numbers and lists, other objects text.
 
     Examples
     --------
@@ -76,13 +78,21 @@ def read_json(path) -> dict:
     -------
     dict
 
+    Raises
+    ------
+    CovidxrError
+        When the file is not JSON.
+
     Examples
     --------
     >>> read_json("no/such/file.json")
     {}
     """
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:  # not JSON, or not even text
+        raise CovidxrError(f"{path}: not a JSON file ({error}); delete it and run the notebooks again") from error
 
 
 def write_csv(path, frame) -> None:
@@ -108,8 +118,4 @@ def write_csv(path, frame) -> None:
 
 
 def _plain(value):
-    if hasattr(value, "item"):
-        return value.item()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -113,7 +113,7 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
     0.5
     """
     if not Path(coco).is_file():
-        raise CovidxrError(f"{coco}: no such file of lung boxes; name a COCO annotation file, or leave lung_boxes empty")
+        raise CovidxrError(f"{coco}: no such file of lung boxes; name a COCO annotation file, or leave lung_masks empty")
     try:
         content = json.loads(Path(coco).read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
@@ -122,12 +122,13 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
             image = images[note["image_id"]]
             scale = np.array([image_size / image["width"], image_size / image["height"]] * 2)
             by_name[Path(image["file_name"]).name].append(np.array(note["bbox"], float) * scale)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise CovidxrError(f"{coco}: not a COCO annotation file ({type(error).__name__}: {error})") from error
     masks = np.zeros((len(manifest), image_size, image_size), bool)
     for mask, path in zip(masks, manifest.path, strict=True):
         for x, y, width, height in by_name.get(Path(path).name, ()):
-            mask[round(y) : round(y + height), round(x) : round(x + width)] = True
+            left, top, right, bottom = np.clip(np.round([x, y, x + width, y + height]), 0, image_size).astype(int)
+            mask[top:bottom, left:right] = True
     return masks
 
 

@@ -38,6 +38,29 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def accuracy_with_interval(correct) -> dict:
+    """Accuracy with Wilson's interval, as it goes into ``metrics.json``.
+
+    Parameters
+    ----------
+    correct : array_like of bool
+        One value a film.
+
+    Returns
+    -------
+    dict
+        ``n``, ``accuracy``, ``accuracy_interval``.
+
+    Examples
+    --------
+    >>> accuracy_with_interval([True, True, False, True])["accuracy"]
+    0.75
+    """
+    correct = np.asarray(correct, dtype=bool)
+    interval = wilson_interval(correct.sum(), len(correct))
+    return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": list(interval)}
+
+
 def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -> tuple[float, float]:
     """Percentile interval of a statistic, films drawn patient by patient.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter1d
 
 from covidxr._tensorflow import keras
+from covidxr.errors import CovidxrError
 
 
 def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> pd.DataFrame:
-    """Raise the learning rate step by step and watch the loss; the model's weights are put back afterwards.
+    """Raise the learning rate step by step and watch the loss; weights and dropout's state are put back afterwards.
 
     Parameters
     ----------
@@ -18,15 +20,16 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
     batches : AugmentedBatches
         Training batches; epochs follow one another as far as needed.
     steps : int
-        Training steps, one batch each; the sweep ends early when the loss has risen to four times its minimum.
+        Training steps, one batch each; the sweep ends early when the loss has risen to four times its minimum or is no
+        number any more.
     lowest, highest : float
         The first and the last rate; between them it grows by a constant factor.
 
     Returns
     -------
     pandas.DataFrame
-        ``learning_rate``, ``loss`` and ``smoothed`` (exponential mean, bias-corrected), one row a step.
-        ``suggest_learning_rate`` reads a rate off it.
+        ``learning_rate``, ``loss`` and ``smoothed`` (Gaussian mean over the steps on both sides, so that it does not lag
+        behind), one row a step. ``suggest_learning_rate`` reads a rate off it.
 
     References
     ----------
@@ -41,19 +44,22 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
     >>> len(find_learning_rate(build_baseline(9), batches, steps=5)) <= 5
     True
     """
-    saved = model.get_weights()
+    saved = [(variable, variable.numpy()) for variable in model.variables]  # get_weights() lacks dropout's state
     optimizer = keras.optimizers.Adam(lowest)
     model.compile(optimizer, "categorical_crossentropy")
     rows = []
     for step, rate in enumerate(np.geomspace(lowest, highest, steps)):
         optimizer.learning_rate = rate
         loss = float(model.train_on_batch(*batches.batch(*divmod(step, len(batches)))))
-        rows.append((rate, loss))
-        if not np.isfinite(loss) or loss > 4 * min(loss for _, loss in rows):
+        if not np.isfinite(loss):
             break
-    model.set_weights(saved)
+        rows.append((rate, loss))
+        if loss > 4 * min(loss for _, loss in rows):
+            break
+    for variable, value in saved:
+        variable.assign(value)
     sweep = pd.DataFrame(rows, columns=["learning_rate", "loss"])
-    return sweep.assign(smoothed=sweep.loss.ewm(alpha=0.2, adjust=True).mean())
+    return sweep.assign(smoothed=gaussian_filter1d(sweep.loss, 3) if rows else [])
 
 
 def suggest_learning_rate(sweep) -> float:
@@ -68,11 +74,18 @@ def suggest_learning_rate(sweep) -> float:
     -------
     float
 
+    Raises
+    ------
+    CovidxrError
+        When the sweep has fewer than two steps.
+
     Examples
     --------
     >>> rates = np.geomspace(1e-4, 1, 5)
     >>> suggest_learning_rate(pd.DataFrame({"learning_rate": rates, "smoothed": [1.0, 0.98, 0.5, 0.4, 2.0]}))
     0.01
     """
-    slopes = np.diff(sweep.smoothed) / np.diff(np.log(sweep.learning_rate))
-    return float(sweep.learning_rate.iloc[int(np.nanargmin(slopes)) + 1])
+    if len(sweep) < 2:
+        raise CovidxrError(f"a sweep of {len(sweep)} steps has no slope; raise steps or lower the lowest rate")
+    slopes = np.gradient(sweep.smoothed, np.log(sweep.learning_rate))
+    return float(sweep.learning_rate.iloc[slopes.argmin()])

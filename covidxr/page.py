@@ -54,7 +54,7 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, count=_count, duration=_duration, memory=_memory)
+    environment.filters.update(number=_number, count=_count, duration=_duration, memory=_memory, moment=_moment)
     return environment.get_template("index.html.j2")
 
 
@@ -62,6 +62,7 @@ def _context(run_dir):
     metrics, run = read_json(run_dir / "metrics.json"), read_json(run_dir / "run.json")
     return {
         "run": run,
+        "metrics": metrics,
         "model": metrics.get("model") or {},
         "test": metrics.get("test") or {},
         "accuracy": _accuracy(metrics),
@@ -86,8 +87,8 @@ def _accuracy(metrics):
 
 
 def _heat(grad_cam):
-    value = grad_cam.get("heat_in_lungs")
-    row = _measure("Share of heat inside the lungs", value, grad_cam.get("heat_in_lungs_interval"), grad_cam.get("chance"))
+    value, interval = grad_cam.get("heat_in_lungs"), grad_cam.get("heat_in_lungs_interval")
+    row = _measure("Share of heat inside the lungs", value, interval, grad_cam.get("chance"))
     return [row] if _is_number(value) else []
 
 
@@ -109,16 +110,17 @@ def _external(name, values):
 def _measure(label, value, interval=None, chance=None, note=None):
     """A row of the page: the number as text, and where its marks stand on a scale from 0 to 1, in percent."""
     interval = interval if interval and all(map(_is_number, interval)) else None
+    chance = chance if _is_number(value) and _is_number(chance) else None
     marks = [value, *(interval or [])]
     drawable = all(_is_number(mark) and 0 <= mark <= 1 for mark in marks)
     return {
         "label": label,
         "value": _number(value),
         "interval": "–".join(map(_number, interval)) if interval else None,
-        "chance": _number(chance) if _is_number(chance) else None,
+        "chance": None if chance is None else _number(chance),
         "note": note,
         "marks": [round(100 * mark, 2) for mark in marks] if drawable else [],
-        "chance_mark": round(100 * chance, 2) if _is_number(chance) and 0 <= chance <= 1 else None,
+        "chance_mark": round(100 * chance, 2) if chance is not None and 0 <= chance <= 1 else None,
     }
 
 
@@ -166,3 +168,8 @@ def _memory(megabytes):
     if not _is_number(megabytes):
         return "–"
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def _moment(text):
+    """``2020-04-30T21:02:10+00:00`` as ``2020-04-30 21:02 UTC``."""
+    return f"{text[:16].replace('T', ' ')} UTC" if text else "–"

@@ -48,8 +48,9 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
         if titles is not None:
             ax.text(left, top - 0.2 * gap, titles[number], fontsize=8, color=INK, va="bottom")
         if outlines is not None and outlines[number].any():
-            corner = (left, left + side, top, top + side)
-            ax.contour(outlines[number], [0.5], colors="white", linewidths=0.7, extent=corner, origin="upper")
+            edges = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
+            # "lower" puts the first row at the least y, which imshow's turned axis shows on top
+            ax.contour(outlines[number], [0.5], colors="white", linewidths=0.7, extent=edges, origin="lower")
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
     return ax

@@ -92,7 +92,8 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     image_size : int
         Side in pixels.
     cache : str or pathlib.Path, optional
-        An ``.npz`` file; films of this size in it are not decoded again, and new ones are added to it.
+        An ``.npz`` file; films of this size in it are not decoded again, and new ones are added to it. A damaged one, or
+        one of another size, is written anew.
 
     Returns
     -------
@@ -103,6 +104,8 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     ------
     DecodeError
         When a film cannot be read.
+    CovidxrError
+        When the manifest has no rows.
 
     Examples
     --------
@@ -112,6 +115,8 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     >>> bool((load_pixels(made.manifest, 32) == made.pixels).all())
     True
     """
+    if manifest.empty:
+        raise CovidxrError("the manifest has no rows: there are no films to load")
     known = _read_cache(cache, image_size)
     todo = manifest[~manifest.image_id.isin(list(known))]
     for image_id, film in zip(todo.image_id, decode_films(todo.path, image_size), strict=True):
@@ -144,17 +149,52 @@ def save_pixels(cache, image_ids, pixels) -> None:
     >>> load_pixels(pd.DataFrame({"image_id": ["a"], "path": ["gone.png"]}), 8, cache).shape
     (1, 8, 8)
     """
-    with atomic_path(cache) as temporary:
-        np.savez(temporary, image_id=np.asarray(image_ids, dtype=str), pixels=pixels)
+    with atomic_path(cache) as temporary, open(temporary, "wb") as file:  # to a name without .npz, NumPy would add it
+        np.savez(file, image_id=np.asarray(image_ids, dtype=str), pixels=pixels)
+
+
+def read_pixels(cache) -> tuple[list, np.ndarray]:
+    """Read what `save_pixels` wrote.
+
+    Parameters
+    ----------
+    cache : str or pathlib.Path
+        The ``.npz`` file.
+
+    Returns
+    -------
+    image_ids : list of str
+        N names.
+    pixels : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+
+    Raises
+    ------
+    CovidxrError
+        When the file is missing or damaged.
+
+    Examples
+    --------
+    >>> read_pixels("runs/none/pixels.npz")
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: runs/none/pixels.npz is missing or damaged; run notebook 01_dataset_assembly again
+    """
+    try:
+        with np.load(cache) as stored:
+            return stored["image_id"].tolist(), stored["pixels"]
+    except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds on a damaged file
+        raise CovidxrError(f"{cache} is missing or damaged; run notebook 01_dataset_assembly again") from error
 
 
 def _read_cache(cache, image_size):
     if cache is None or not Path(cache).exists():
         return {}
-    with np.load(cache) as stored:
-        if stored["pixels"].shape[1:] != (image_size, image_size):
-            return {}
-        return dict(zip(stored["image_id"].tolist(), stored["pixels"], strict=True))
+    try:
+        image_ids, pixels = read_pixels(cache)
+    except CovidxrError:  # a cache is only a cache: the films are decoded again
+        return {}
+    return dict(zip(image_ids, pixels, strict=True)) if pixels.shape[1:] == (image_size, image_size) else {}
 
 
 def load_masks(paths, image_size) -> np.ndarray:
@@ -172,6 +212,11 @@ def load_masks(paths, image_size) -> np.ndarray:
     numpy.ndarray
         ``bool``, shape (N, image_size, image_size); all False where there is no mask.
 
+    Raises
+    ------
+    DecodeError
+        When a mask is named that cannot be read.
+
     Examples
     --------
     >>> load_masks([""], 4).any()
@@ -180,6 +225,15 @@ def load_masks(paths, image_size) -> np.ndarray:
     masks = np.zeros((len(paths), image_size, image_size), bool)
     for mask, path in zip(masks, paths, strict=True):
         if path:
-            image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
-            mask[:] = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_AREA) > 127
+            mask[:] = cv2.resize(_read_mask(path), (image_size, image_size), interpolation=cv2.INTER_AREA) > 127
     return masks
+
+
+def _read_mask(path):
+    try:
+        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (OSError, cv2.error):
+        mask = None
+    if mask is None:
+        raise DecodeError(path, "no mask that can be read")
+    return mask

@@ -57,7 +57,8 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     by : {"patient", "image"}
         ``patient`` keeps each patient of a source on one side; ``image`` is the article's, kept for comparison.
     test, validation : float
-        Their shares of the films, between 0 and 1, reached from below where patients have several films.
+        Their shares of the films, between 0 and 1, reached from below where patients have several films, unless no
+        patient of a class fits: then the one with the fewest films is taken.
     seed : int
         Seed of the draw.
 
@@ -104,8 +105,11 @@ def _draw(groups, labels, goal, rng):
     for row in rng.permutation(len(counts)):
         if (have + counts.values[row] <= goal.values).all():
             have += counts.values[row]
-            drawn.append(counts.index[row])
-    return drawn
+            drawn.append(row)
+    for column in np.flatnonzero((have == 0) & (goal.values > 0)):  # each patient of this class has too many films
+        if counts.values[:, column].any():
+            drawn.append(np.where(counts.values[:, column] > 0, counts.values.sum(axis=1), np.inf).argmin())
+    return counts.index[drawn]
 
 
 def _patients(manifest):

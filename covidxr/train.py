@@ -1,7 +1,4 @@
-"""Fitting: the head on frozen features first, then the network; and the learning-rate finder.
-
-Model choice sees the training and validation films only.
-"""
+"""Fitting: the head on frozen features first, then the network. Model choice sees training and validation films only."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import pandas as pd
 
 from covidxr._tensorflow import TqdmCallback, keras, tf
 from covidxr.augment import AugmentedBatches, build_policy
-from covidxr.errors import CovidxrError
+from covidxr.errors import CovidxrError, unknown
 from covidxr.files import atomic_path, write_csv
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
 from covidxr.pixels import preprocess
@@ -21,6 +18,7 @@ from covidxr.splits import SPLITS
 
 __all__ = [
     "Films",
+    "augmented_features",
     "features",
     "films_by_split",
     "find_learning_rate",
@@ -59,7 +57,7 @@ def films_by_split(manifest, pixels, classes) -> dict:
     Raises
     ------
     CovidxrError
-        When the manifest and the pixels differ in length.
+        When the manifest and the pixels differ in length, or a label is none of `classes`.
 
     Examples
     --------
@@ -69,6 +67,8 @@ def films_by_split(manifest, pixels, classes) -> dict:
     """
     if len(manifest) != len(pixels):
         raise CovidxrError(f"the manifest has {len(manifest)} rows, but there are {len(pixels)} films")
+    if strange := sorted(set(manifest.label) - set(classes)):
+        raise unknown("label", strange[0], classes)
     numbers = manifest.label.map({label: number for number, label in enumerate(classes)}).to_numpy()
     return {split: Films(pixels[rows := (manifest.split == split).to_numpy()], numbers[rows]) for split in SPLITS}
 
@@ -198,6 +198,47 @@ def features(model, images, layer="flatten", batch_size=32) -> np.ndarray:
     return np.concatenate([base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
 
 
+def augmented_features(model, batches, passes=2, layer="flatten") -> tuple[np.ndarray, np.ndarray]:
+    """Compute a layer's outputs for augmented films, several passes over them.
+
+    A head fitted on films as they are meets augmented ones unprepared: its large, sure mistakes then wreck the base just the
+    same. Fitted on these it does not.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    batches : AugmentedBatches
+        Training batches; each pass is one of its epochs.
+    passes : int
+        How many.
+    layer : str
+        Its name.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        ``float32``, shape (passes × N, …).
+    labels : numpy.ndarray
+        Integer classes, shape (passes × N,).
+
+    Examples
+    --------
+    >>> from covidxr.model import build_baseline
+    >>> batches = AugmentedBatches(np.zeros((4, 9, 9), np.uint8), np.arange(4) % 3, 3, build_policy("none"))
+    >>> values, labels = augmented_features(build_baseline(9), batches, passes=3)
+    >>> values.shape, labels.shape
+    ((12, 27), (12,))
+    """
+    base = keras.Model(model.inputs, model.get_layer(layer).output)
+    values, labels = [], []
+    for step in range(passes * len(batches)):
+        x, y = batches.batch(*divmod(step, len(batches)))
+        values.append(base.predict_on_batch(x))
+        labels.append(y.argmax(1))
+    return np.concatenate(values), np.concatenate(labels)
+
+
 def fit(
     model,
     train,
@@ -243,12 +284,17 @@ def fit(
     warmup_epochs : float
         Epochs over which the learning rate rises from 0 to its value.
     seed : int
-        Seed of order, augmentation and dropout.
+        Seed of order and augmentation; initial weights and dropout have the seed that the model was built with.
 
     Returns
     -------
     pandas.DataFrame
         One row an epoch: ``epoch, accuracy, loss, val_accuracy, val_loss, learning_rate``.
+
+    Raises
+    ------
+    CovidxrError
+        When the validation loss was never a finite number; the run folder's old files stay as they were.
 
     Examples
     --------
@@ -274,6 +320,10 @@ def fit(
         fitted = model.fit(
             batches, validation_data=held_out, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0
         )
+        if not np.isfinite(fitted.history.get("val_loss", [])).any():  # Keras would keep the first epoch, NaN or not
+            raise CovidxrError(
+                f"no finite validation loss in {epochs} epochs at learning rate {learning_rate:g}; lower learning_rate"
+            )
         model.load_weights(checkpoint)
     history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))

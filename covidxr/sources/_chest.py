@@ -145,4 +145,4 @@ def _flesh(body, pose, cage):
     arm = rod(x, y, joint, (joint[0] + pose.elbow, joint[1] + 16))
     low = tip + 17.5 + 0.8 * body.size
     breasts = ball(x, y, (7.3 * k, low - 2), (6.3 * k, 5.5 * k)) * edge(low + 2.2 - y, 3.5)
-    return np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.5 * body.breast * breasts
+    return np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.1 * body.breast * breasts

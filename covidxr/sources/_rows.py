@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from covidxr.decode import IMAGE_SUFFIXES
 from covidxr.errors import CovidxrError
 
 COLUMNS = ("image_id", "path", "label", "patient_id", "source", "view", "age", "sex", "license", "url", "sha256", "split")
@@ -78,6 +79,34 @@ def find_folder(data_dir, name: str, must_hold: str, where: str) -> Path:
     )
 
 
+def find_images(folder, pattern: str) -> list:
+    """List the image files in a folder, by name.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder; nothing is found in one that does not exist.
+    pattern : str
+        A glob pattern, such as ``"*/*"`` for the files in its sub-folders.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Sorted; without hidden files, such as the ``._film.png`` that macOS leaves beside ``film.png``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("b.PNG", "a.jpeg", "._a.jpeg", "Thumbs.db"):
+    ...     (folder / name).touch()
+    >>> [film.name for film in find_images(folder, "*")]
+    ['a.jpeg', 'b.PNG']
+    """
+    films = Path(folder).glob(pattern)
+    return sorted(film for film in films if film.suffix.lower() in IMAGE_SUFFIXES and not film.name.startswith("."))
+
+
 def read_table(path, needed) -> pd.DataFrame:
     """Read a CSV file of text columns, in UTF-8 or, failing that, Latin-1.
 
@@ -96,7 +125,8 @@ def read_table(path, needed) -> pd.DataFrame:
     Raises
     ------
     CovidxrError
-        When the file is missing, empty or not a table, or lacks a column; the error lists the columns it has.
+        When the file is missing, empty or not a table, has rows longer than its header, or lacks a column; the error
+        lists the columns it has.
 
     Examples
     --------
@@ -111,7 +141,10 @@ def read_table(path, needed) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise CovidxrError(f"{path}: no such file") from error
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise CovidxrError(f"{path}: not a table of comma-separated values ({error})") from error
+        raise CovidxrError(f"{path}: not a table of comma-separated values ({str(error).strip()})") from error
+    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for row names
+        raise CovidxrError(f"{path}: its rows have more fields than its header; quote fields that hold a comma")
+    table.columns = table.columns.str.strip()
     missing = [column for column in needed if column not in table]
     if missing:
         raise CovidxrError(f"{path}: no column {', '.join(missing)}; its columns are {', '.join(table.columns)}")

@@ -12,6 +12,8 @@ https://github.com/ieee8023/covid-chestxray-dataset
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from covidxr.errors import CovidxrError
 from covidxr.sources._rows import find_folder, manifest_rows, read_table
 
@@ -30,9 +32,9 @@ def read(data_dir):
     Returns
     -------
     pandas.DataFrame
-        Manifest rows. Every finding that begins with ``COVID-19`` is labelled so; ``No Finding`` is written
-        ``No finding``; all others keep their name. Rows of CTs and lateral views are left out; rows whose file is absent
-        stay in, and are rejected with that reason when they are decoded.
+        Manifest rows. Every finding that names ``COVID-19`` is labelled so; ``No Finding`` is written ``No finding``; all
+        others keep their name. Rows of CTs and lateral views and repeated files are left out; rows whose file is absent
+        stay in, and are rejected with that reason when they are decoded. Files are looked for in ``images`` alone.
 
     Raises
     ------
@@ -52,14 +54,16 @@ def read(data_dir):
     frontal = table[(table.modality == "X-ray") & table.view.str.startswith(("PA", "AP"))]
     if frontal.empty:
         raise CovidxrError(f"{folder / 'metadata.csv'}: no row is a frontal X-ray (modality X-ray, view PA or AP)")
-    return manifest_rows(_row(folder, row) for row in frontal.itertuples())
+    rows = manifest_rows(_row(folder, row) for row in frontal.itertuples())
+    return rows.drop_duplicates("image_id", ignore_index=True)
 
 
 def _row(folder, row):
-    finding = "COVID-19" if row.finding.startswith("COVID-19") else row.finding.replace("No Finding", "No finding")
+    finding = "COVID-19" if "COVID-19" in row.finding else row.finding.replace("No Finding", "No finding")
+    name = Path(row.filename).name  # never out of the folder, whatever the table says
     return {
-        "image_id": f"covid-chestxray/{row.filename}",
-        "path": str(folder / "images" / row.filename),
+        "image_id": f"covid-chestxray/{name}",
+        "path": str(folder / "images" / name),
         "label": finding,
         "patient_id": row.patientid,
         "source": "covid-chestxray",

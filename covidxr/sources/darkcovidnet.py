@@ -13,8 +13,7 @@ https://github.com/muhammedtalo/COVID-19
 
 from __future__ import annotations
 
-from covidxr.decode import IMAGE_SUFFIXES
-from covidxr.sources._rows import find_folder, manifest_rows
+from covidxr.sources._rows import find_folder, find_images, manifest_rows
 
 URL = "https://github.com/muhammedtalo/COVID-19"
 LABELS = {"No_findings": "No finding", "Pneumonia": "Pneumonia"}
@@ -47,7 +46,7 @@ def read(data_dir):
     [['No finding', '00001281']]
     """
     folder = find_folder(data_dir, "darkcovidnet", "X-Ray Image DataSet", URL)
-    films = sorted(film for name in LABELS for film in (folder / "X-Ray Image DataSet" / name).glob("*"))
+    films = find_images(folder / "X-Ray Image DataSet", "*/*")
     return manifest_rows(
         {
             "image_id": f"darkcovidnet/{film.parent.name}/{film.name}",
@@ -59,5 +58,5 @@ def read(data_dir):
             "url": URL,
         }
         for film in films
-        if film.suffix.lower() in IMAGE_SUFFIXES
+        if film.parent.name in LABELS
     )

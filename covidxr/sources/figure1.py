@@ -11,8 +11,9 @@ https://github.com/agchung/Figure1-COVID-chestxray-dataset
 
 from __future__ import annotations
 
-from covidxr.decode import IMAGE_SUFFIXES
-from covidxr.sources._rows import find_folder, manifest_rows, read_table
+from pathlib import Path
+
+from covidxr.sources._rows import find_folder, find_images, manifest_rows, read_table
 
 URL = "https://github.com/agchung/Figure1-COVID-chestxray-dataset"
 
@@ -45,16 +46,18 @@ def read(data_dir):
     """
     folder = find_folder(data_dir, "figure1", "metadata.csv", URL)
     table = read_table(folder / "metadata.csv", ("patientid", "sex", "age", "finding", "view"))
-    files = {file.stem: file for file in sorted((folder / "images").glob("*")) if file.suffix.lower() in IMAGE_SUFFIXES}
-    return manifest_rows(_row(folder, files, row) for row in table[table.finding != ""].itertuples())
+    files = {file.stem: file for file in find_images(folder / "images", "*")}
+    rows = manifest_rows(_row(folder, files, row) for row in table[table.finding != ""].itertuples())
+    return rows.drop_duplicates("image_id", ignore_index=True)
 
 
 def _row(folder, files, row):
+    name = Path(row.patientid).name  # never out of the folder, whatever the table says
     return {
-        "image_id": f"figure1/{row.patientid}",
-        "path": str(files.get(row.patientid, folder / "images" / f"{row.patientid}.jpg")),
+        "image_id": f"figure1/{name}",
+        "path": str(files.get(name, folder / "images" / f"{name}.jpg")),
         "label": row.finding,
-        "patient_id": row.patientid.rstrip("abcdefghijklmnopqrstuvwxyz"),
+        "patient_id": name.rstrip("abcdefghijklmnopqrstuvwxyz"),
         "source": "figure1",
         "view": row.view,
         "age": row.age,

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import re
 
-from covidxr.decode import IMAGE_SUFFIXES
-from covidxr.sources._rows import find_folder, manifest_rows
+from covidxr.sources._rows import find_folder, find_images, manifest_rows
 
 URL = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
 _PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<kind>bacteria|virus)_", re.IGNORECASE)
@@ -34,8 +33,8 @@ def read(data_dir):
     -------
     pandas.DataFrame
         Manifest rows labelled ``Normal``, ``Bacteria`` or ``Virus``. Patient numbers restart between the set's own train
-        and test folders, so the folder is part of the patient id. Sex is not known; age only as one to five years, so
-        it is left empty.
+        and test folders, so the folder is part of the patient id; ``val`` is a part of train that Kaggle set aside, and
+        its patients are train's. Sex is not known; age only as one to five years, so it is left empty.
 
     Raises
     ------
@@ -51,21 +50,20 @@ def read(data_dir):
     [['Virus', 'train-person7']]
     """
     folder = find_folder(data_dir, "chest_xray", "train", URL)
-    films = [film for film in sorted(folder.glob("*/*/*")) if film.suffix.lower() in IMAGE_SUFFIXES]
-    return manifest_rows(row for film in films if (row := _row(film, folder)))
+    return manifest_rows(row for film in find_images(folder, "*/*/*") if (row := _row(film, folder)))
 
 
 def _row(film, folder):
     part, kind = film.parent.parent.name, film.parent.name
     match = {"NORMAL": _NORMAL, "PNEUMONIA": _PNEUMONIA}.get(kind, re.compile("$^")).match(film.name)
-    if match is None:  # macOS resource files and the like
+    if match is None:
         return None
     label = "Normal" if kind == "NORMAL" else match["kind"].capitalize()
     return {
         "image_id": f"kaggle-chest-xray/{film.relative_to(folder).as_posix()}",
         "path": str(film),
         "label": label,
-        "patient_id": f"{part}-{match['patient']}",
+        "patient_id": f"{'train' if part == 'val' else part}-{match['patient']}",
         "source": "kaggle-chest-xray",
         "view": "AP",
         "license": "CC BY 4.0",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from covidxr.decode import IMAGE_SUFFIXES
 from covidxr.errors import CovidxrError
-from covidxr.sources._rows import MASK_COLUMNS, manifest_rows, read_table
+from covidxr.sources._rows import MASK_COLUMNS, find_images, manifest_rows, read_table
 
 
 def read(data_dir):
@@ -16,8 +15,8 @@ def read(data_dir):
     ----------
     data_dir : str or pathlib.Path
         A CSV file with the columns ``path`` and ``label``; paths are relative to the CSV file. Any other manifest column
-        is taken over; without ``patient_id`` every film counts as a patient of its own. Or a folder whose sub-folders
-        are named like the classes and hold the films.
+        is taken over; without ``patient_id`` every film counts as a patient of its own; repeated rows count once. Or a
+        folder whose sub-folders are named like the classes and hold the films.
 
     Returns
     -------
@@ -27,7 +26,8 @@ def read(data_dir):
     Raises
     ------
     CovidxrError
-        When the file is missing or lacks a column, or the folder holds no images.
+        When the file is missing or lacks a column, a row lacks its path or label, a film has two different rows, or the
+        folder holds no images.
 
     Examples
     --------
@@ -43,7 +43,14 @@ def read(data_dir):
     table = read_table(place, ("path", "label"))
     if table.empty:
         raise CovidxrError(f"{place}: the table has no rows")
-    return manifest_rows(_row(place, row) for row in table.to_dict("records"))
+    blank = (table.path == "") | (table.label == "")
+    if blank.any():
+        raise CovidxrError(f"{place}: {blank.sum()} of {len(table)} rows lack path or label, the first is row {blank.argmax() + 1}")
+    rows = manifest_rows(_row(place, row) for row in table.to_dict("records")).drop_duplicates(ignore_index=True)
+    twice = rows.image_id[rows.image_id.duplicated()]
+    if len(twice):
+        raise CovidxrError(f"{place}: film {twice.iloc[0]!r} has two rows that differ; keep one")
+    return rows
 
 
 def _row(table_path, row):
@@ -59,16 +66,16 @@ def _row(table_path, row):
 
 
 def _read_folder(folder):
-    films = [film for film in sorted(folder.glob("*/*")) if film.suffix.lower() in IMAGE_SUFFIXES]
+    films, name = find_images(folder, "*/*"), folder.resolve().name  # "." has a name too
     if not films:
         raise CovidxrError(f"{folder}: no images in its sub-folders; expected one sub-folder a class, with films inside")
     return manifest_rows(
         {
-            "image_id": f"{folder.name}/{film.relative_to(folder).as_posix()}",
+            "image_id": f"{name}/{film.relative_to(folder).as_posix()}",
             "path": str(film),
             "label": film.parent.name,
             "patient_id": film.relative_to(folder).as_posix(),
-            "source": folder.name,
+            "source": name,
         }
         for film in films
     )

@@ -1,0 +1,176 @@
+"""What is known of a source's files: the package's frozen list, and how a file is compared with it.
+
+The frozen list, ``frozen.csv``, names files with size and SHA-256 sum as far as they are known. The sums of the two
+``metadata.csv`` are those of the pinned commits; for films no sum was published.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pooch import file_hash
+
+from covidxr.decode import IMAGE_SUFFIXES
+
+_FROZEN = Path(__file__).with_name("frozen.csv")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+
+
+class Known(NamedTuple):
+    """What is known of a file: ``size`` in bytes, ``sha256``, and ``git_sha1``, the sum that git keeps; or nothing."""
+
+    size: int | None = None
+    sha256: str = ""
+    git_sha1: str = ""
+
+    def filled(self, other: Known) -> Known:
+        """Fill what is not known from `other`.
+
+        Parameters
+        ----------
+        other : Known
+            A second opinion.
+
+        Returns
+        -------
+        Known
+
+        Examples
+        --------
+        >>> Known(size=3).filled(Known(size=4, sha256="ab"))
+        Known(size=3, sha256='ab', git_sha1='')
+        """
+        return Known(*(other_one if one in (None, "") else one for one, other_one in zip(self, other, strict=True)))
+
+
+def measure(path) -> Known:
+    """Measure a file.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    Known
+        Its size and SHA-256 sum.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_bytes(b"film")
+    >>> measure(path).size
+    4
+    """
+    return Known(Path(path).stat().st_size, file_hash(str(path)))
+
+
+def mismatch(path, known: Known) -> str:
+    """Say how a file differs from what is known of it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+    known : Known
+        What it should be.
+
+    Returns
+    -------
+    str
+        Empty when it fits.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_bytes(b"film")
+    >>> mismatch(path, Known(size=5)), mismatch(path, Known(git_sha1="0")), mismatch(path, measure(path))
+    ('4 bytes instead of 5', 'another git checksum than that of its commit', '')
+    """
+    size = Path(path).stat().st_size
+    if known.size not in (None, size):
+        return f"{size:,} bytes instead of {known.size:,}"
+    if known.sha256 and file_hash(str(path)) != known.sha256:
+        return "another SHA-256 sum than the one known"
+    if known.git_sha1 and _git_sha1(path) != known.git_sha1:
+        return "another git checksum than that of its commit"
+    return ""
+
+
+def implausible(path, name: str) -> str:
+    """Say why a file of which no checksum is known cannot be what its name says, such as a proxy's login page.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+    name : str
+        The name that it is going to have.
+
+    Returns
+    -------
+    str
+        Empty when it may be.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a"
+    >>> _ = path.write_text("<html>Please log in</html>")
+    >>> implausible(path, "film.png")
+    "not an image: it begins with b'<html>Please log'"
+    """
+    suffix = Path(name).suffix.lower()
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if suffix in IMAGE_SUFFIXES and not start.startswith(_IMAGE_STARTS):
+        return f"not an image: it begins with {start!r}"
+    if suffix == ".csv" and (not start or start.lstrip().startswith(b"<")):
+        return f"not a table: it begins with {start!r}"
+    if suffix == ".zip" and not start.startswith(b"PK"):
+        return f"not a zip archive: it begins with {start!r}"
+    return _not_a_listing(path) if suffix == ".json" else ""
+
+
+def _not_a_listing(path):
+    try:
+        listing = json.loads(Path(path).read_bytes())
+        whole = isinstance(listing["tree"], list) and not listing.get("truncated")
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    return "" if whole else "not GitHub's whole list of the commit's files"
+
+
+def _git_sha1(path):
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def frozen(source: str) -> dict[str, Known]:
+    """List the files that the package knows of a source.
+
+    Parameters
+    ----------
+    source : str
+        Its name.
+
+    Returns
+    -------
+    dict
+        Path within the source's folder to what is known of the file.
+
+    Examples
+    --------
+    >>> frozen("figure1")["metadata.csv"].size
+    9246
+    """
+    with _FROZEN.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == source]
+    return {row["path"]: Known(int(row["size"]) if row["size"] else None, row["sha256"]) for row in rows}

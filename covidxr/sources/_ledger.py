@@ -1,0 +1,122 @@
+"""The record beside a source's files, ``fetched.json``: which came from where, with size and SHA-256 sum.
+
+What the package's frozen list does not know is recorded when a file first arrives, and checked from then on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from covidxr.errors import CovidxrError
+from covidxr.files import read_json, write_json
+from covidxr.sources._known import Known, frozen, measure, mismatch
+
+LEDGER = "fetched.json"
+
+
+class Ledger:
+    """The record of a source's folder: which files came from where, with size and checksum.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The source's folder; it need not exist yet.
+    source, version : str
+        Written into the record.
+
+    Raises
+    ------
+    CovidxrError
+        When the folder's ``fetched.json`` is not such a record.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> ledger = Ledger(tempfile.mkdtemp(), "figure1", "95bb569")
+    >>> ledger.record("images/a.png", Known(3, "ab"), "https://example.org/a.png")
+    >>> ledger.save()
+    >>> Ledger(ledger.folder, "figure1", "95bb569").known("images/a.png")
+    Known(size=3, sha256='ab', git_sha1='')
+    """
+
+    def __init__(self, folder, source: str, version: str):
+        self.folder, self.source, self.version = Path(folder), source, version
+        self._frozen = frozen(source)
+        try:
+            files = read_json(self.folder / LEDGER).get("files", {})
+            self._known = {path: Known(entry["size"], entry["sha256"]) for path, entry in files.items()}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CovidxrError(f"{self.folder / LEDGER}: not a record of fetched files; delete it and try again") from error
+        self.files = files
+        self._saved = dict(files)
+
+    def known(self, path: str) -> Known:
+        """Known: What the frozen list and the record say of a file."""
+        return self._frozen.get(path, Known()).filled(self._known.get(path, Known()))
+
+    def record(self, path: str, known: Known, url: str) -> None:
+        """Note a file with its size, checksum and where it came from."""
+        self._known[path] = known
+        self.files[path] = {"size": known.size, "sha256": known.sha256, "url": url}
+
+    def sort_out(self, wanted: dict[str, Known]) -> tuple[list[str], list[str], list[str]]:
+        """Sort wanted files into those that are there, those changed since they were fetched, and those missing.
+
+        A file found without a record is recorded as it is.
+
+        Raises
+        ------
+        CovidxrError
+            When files lie there that this record does not know and that are not the source's: they are not overwritten.
+        """
+        kept, changed, missing, foreign = [], [], [], []
+        for path, known in wanted.items():
+            target = self.folder / path
+            if not target.is_file():
+                missing.append(path)
+            elif not mismatch(target, known.filled(self.known(path))):
+                kept.append(path)
+            else:
+                (changed if path in self.files else foreign).append(path)
+        if foreign:
+            raise CovidxrError(
+                f"{self.folder}: {shorten(foreign)} there already, but not as in version {self.version} of {self.source}, "
+                "and not fetched by this command; name another data folder or move it away"
+            )
+        for path in kept:
+            if path not in self.files:
+                self.record(path, measure(self.folder / path), "found in place")
+        return kept, changed, missing
+
+    def save(self) -> None:
+        """Write the record, if anything in it is new."""
+        if self.files != self._saved:
+            files = dict(sorted(self.files.items()))
+            write_json(self.folder / LEDGER, {"source": self.source, "version": self.version, "files": files})
+            self._saved = files
+
+
+def shorten(names, shown: int = 3) -> str:
+    """Name the first few of many files.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The files.
+    shown : int
+        How many are named.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> shorten(["images/a.png", "b.png", "c.png", "d.png"])
+    '4 files (a.png, b.png, c.png and 1 more)'
+    >>> shorten(["a.png"])
+    '1 file (a.png)'
+    """
+    first = ", ".join(Path(name).name for name in names[:shown])
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} file{'s' * (len(names) != 1)} ({first}{more})"

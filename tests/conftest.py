@@ -1,0 +1,32 @@
+"""What several test files share: the real radiographs, where they lie beside the checkout, and small films to plant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared():
+    """Folder with real data, for tests marked ``realdata``."""
+    if not SHARED.exists():
+        pytest.skip("no real radiographs here")
+    return SHARED
+
+
+@pytest.fixture
+def film():
+    """Write a small grey film of noise, its seed telling it from others, and return its path."""
+
+    def write(path, seed=0, size=16):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)).save(path)
+        return path
+
+    return write

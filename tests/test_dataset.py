@@ -1,0 +1,190 @@
+"""Assembling a run's data: balanced, readable, the same for the same seed, and the same when read back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covidxr.dataset import CLASSES, Assembly, assemble, read_run, read_source, save_run, split_manifest
+from covidxr.decode import decode
+from covidxr.errors import CovidxrError
+
+COUNTS = {"Normal": 9, "COVID-19": 7, "Bacteria": 3}
+
+
+@pytest.fixture
+def ours(tmp_path, film):
+    """Plant a folder with `COUNTS` films in each class."""
+    for rank, (label, count) in enumerate(COUNTS.items()):
+        for n in range(count):
+            film(tmp_path / "ours" / label / f"{n}.png", seed=100 * rank + n)
+    return str(tmp_path / "ours")
+
+
+def take(folder, per_class=3, image_size=8, **options) -> Assembly:
+    return assemble([folder], per_class=per_class, image_size=image_size, **options)
+
+
+def test_classes_are_balanced_and_films_decoded(ours):
+    manifest, pixels, rejected = take(ours)
+    assert manifest.label.tolist() == [label for label in CLASSES for _ in range(3)]
+    assert pixels.shape == (9, 8, 8) and pixels.dtype == np.uint8 and rejected.empty and (manifest.split == "").all()
+    for row, film in zip(manifest.itertuples(), pixels, strict=True):
+        np.testing.assert_array_equal(film, decode(row.path, 8))
+        assert row.sha256 == hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
+    assert manifest.groupby("label", sort=False).image_id.apply(lambda ids: ids.is_monotonic_increasing).all()
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(CLASSES, 3), (("COVID-19", "Normal"), 7), (("Normal",), 9)])
+def test_without_a_number_the_smallest_class_sets_it(classes, expected, ours):
+    manifest, pixels, _ = take(ours, per_class=None, classes=classes)
+    assert Counter(manifest.label) == dict.fromkeys(classes, expected) and len(pixels) == len(manifest)
+
+
+def test_broken_films_are_reported_and_replaced(ours):
+    broken = {"Normal/1.png": (b"", "the file is empty"), "Normal/5.png": (b"no film", "not an image that can be read")}
+    for name, (content, _) in broken.items():
+        (Path(ours) / name).write_bytes(content)
+    manifest, pixels, rejected = take(ours, per_class=7, classes=["Normal", "COVID-19"])
+    assert Counter(manifest.label) == {"Normal": 7, "COVID-19": 7} and len(pixels) == 14
+    reported = set(zip(rejected.image_id, rejected.reason, strict=True))
+    assert reported and reported <= {(f"ours/{name}", reason) for name, (_, reason) in broken.items()}
+    assert not manifest.image_id.isin(rejected.image_id).any()
+    everything = take(ours, per_class=None, classes=["Normal", "COVID-19"])
+    assert Counter(everything.manifest.label) == {"Normal": 7, "COVID-19": 7} and len(everything.rejected) == 2
+
+
+def test_a_class_that_is_too_small_is_a_sentence(ours):
+    (Path(ours) / "Bacteria" / "1.png").write_bytes(b"")
+    with pytest.raises(CovidxrError, match="class 'Bacteria' has 2 readable films of 3 found, 5 are asked for; lower per_class") as caught:
+        take(ours, per_class=5)
+    assert "first rejected" in str(caught.value) and "1.png: the file is empty" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "error"),
+    [
+        (["kagle"], {}, "unknown source 'kagle'; available: phantom, covid-chestxray, .*or the path of a CSV file"),
+        ([], {}, "no source is given; available: phantom"),
+        (None, {"classes": ["Normal", "Covid"]}, "unknown class 'Covid'; available: Bacteria, COVID-19, Normal"),
+        (None, {"label_map": {"Bacteria": "Pneumonia"}}, "unknown class 'Bacteria'; available: COVID-19, Normal, Pneumonia"),
+    ],
+)
+def test_unknown_names_are_a_sentence(sources, options, error, ours):
+    with pytest.raises(CovidxrError, match=error):
+        assemble([ours] if sources is None else sources, image_size=8, **options)
+
+
+def test_the_same_source_twice_is_a_sentence(ours):
+    with pytest.raises(CovidxrError, match="19 image ids occur twice"):
+        assemble([ours, ours], per_class=2)
+
+
+def test_labels_are_renamed_before_the_draw(ours):
+    manifest = take(ours, 4, label_map={"Bacteria": "Other", "Normal": "Other"}, classes=["Other", "COVID-19"]).manifest
+    assert Counter(manifest.label) == {"Other": 4, "COVID-19": 4}
+    assert set(manifest[manifest.label == "Other"].path.map(lambda path: Path(path).parent.name)) <= {"Normal", "Bacteria"}
+
+
+@pytest.mark.parametrize(("per_class", "expected"), [(2, [1, 1]), (6, [3, 3]), (10, [7, 3])])
+def test_sources_take_turns_within_a_class(per_class, expected, tmp_path, film):
+    for n in range(20):
+        film(tmp_path / "large" / "Normal" / f"{n}.png", seed=n)
+    for n in range(3):
+        film(tmp_path / "small" / "Normal" / f"{n}.png", seed=50 + n)
+    places = [str(tmp_path / "large"), str(tmp_path / "small")]
+    manifest = assemble(places, classes=["Normal"], per_class=per_class, image_size=8).manifest
+    assert [sum(manifest.source == name) for name in ("large", "small")] == expected
+
+
+def test_the_seed_decides_and_the_file_system_does_not(ours, monkeypatch):
+    first = take(ours, seed=1)
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: reversed(list(listed(self, pattern))))
+    again = take(ours, seed=1)
+    pd.testing.assert_frame_equal(first.manifest, again.manifest)
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    other = take(ours, seed=2)
+    assert set(first.manifest.image_id) != set(other.manifest.image_id)
+
+
+def test_the_order_of_a_tables_rows_does_not_matter(ours):
+    rows = read_source(ours)
+    tables = Path(ours).with_name("one.csv"), Path(ours).with_name("two") / "one.csv"
+    tables[1].parent.mkdir()
+    rows.to_csv(tables[0], index=False)
+    rows[::-1].to_csv(tables[1], index=False)
+    one, two = (take(str(path), seed=3).manifest for path in tables)
+    pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.fixture
+def made(tmp_path, film):
+    """Assemble films whose rows hold whatever makes tables come back changed."""
+    texts = ["", "NA", "007", "1e5", "a, b", 'say "aah"', "two\nlines", "肺 é"]
+    rows = [{"path": str(film(tmp_path / f"{n}.png", n)), "label": label, "patient_id": f"0{n}", "url": text, "sex": text, "age": age}
+            for n, (label, text, age) in enumerate(zip(["Normal", "COVID-19"] * 4, texts, [61.37, None, 0.1 + 0.2, 5] * 2, strict=True))]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "films.csv", index=False)
+    (tmp_path / "bad.csv").write_text("path,label\nnone.png,Normal\n")
+    assembly = assemble([str(tmp_path / "films.csv"), str(tmp_path / "bad.csv")], classes=["Normal", "COVID-19"], per_class=4, image_size=8)
+    return assembly._replace(manifest=split_manifest(assembly.manifest, test=0.25, validation=0.25))
+
+
+def test_a_run_comes_back_as_it_was_saved(made, tmp_path):
+    save_run(tmp_path / "run", made)
+    back = read_run(str(tmp_path / "run"))
+    pd.testing.assert_frame_equal(back.manifest, made.manifest)
+    np.testing.assert_array_equal(back.pixels, made.pixels)
+    assert back.pixels.dtype == np.uint8 and back.manifest.age.dtype == float and back.manifest.age.isna().sum() == 2
+    text = back.manifest.drop(columns="age")
+    assert all(isinstance(value, str) for value in text.to_numpy().ravel()) and (back.manifest.lung_mask == "").all()
+    assert back.rejected.values.tolist() == made.rejected.values.tolist() and len(back.rejected) == 1
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["manifest.csv", "pixels.npz", "rejected.csv"]
+
+
+def test_nothing_rejected_comes_back_too(ours, tmp_path):
+    save_run(tmp_path / "run", take(ours))
+    rejected = read_run(tmp_path / "run").rejected
+    assert rejected.empty and list(rejected.columns) == ["image_id", "path", "reason"]
+
+
+def spoil_pixels(run):
+    (run / "pixels.npz").write_bytes((run / "pixels.npz").read_bytes()[:200])
+
+
+def drop_films(run):
+    rows = pd.read_csv(run / "manifest.csv")
+    rows[:-1].to_csv(run / "manifest.csv", index=False)
+
+
+SPOILT = {
+    "empty": (lambda run: [file.unlink() for file in run.iterdir()], "holds no manifest.csv; run notebook 01_dataset_assembly first"),
+    "no pixels": (lambda run: (run / "pixels.npz").unlink(), "pixels.npz is missing or damaged; run notebook 01"),
+    "half the pixels": (spoil_pixels, "pixels.npz is missing or damaged; run notebook 01"),
+    "other films": (drop_films, "pixels.npz is not of manifest.csv; run notebook 01"),
+    "no column": (lambda run: (run / "manifest.csv").write_text("path\na\n"), "no column image_id, label"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_run_folder_that_is_not_whole_is_a_sentence(name, ours, tmp_path):
+    save_run(tmp_path / "run", take(ours))
+    spoil, error = SPOILT[name]
+    spoil(tmp_path / "run")
+    with pytest.raises(CovidxrError, match=error):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.realdata
+def test_the_articles_films_are_found(shared):
+    manifest, pixels, rejected = assemble(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=179, image_size=32)
+    assert Counter(manifest.label) == dict.fromkeys(CLASSES, 179) and pixels.shape == (537, 32, 32)
+    assert (manifest.groupby("label").source.agg(set).map(len) == 1).all()
+    assert 0 < len(rejected) <= 5 and set(rejected.reason) == {"no such file"}
+    with pytest.raises(CovidxrError, match="class 'COVID-19' has 206 readable films of 211 found, 211 are asked for"):
+        assemble(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=211, image_size=8)

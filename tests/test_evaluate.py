@@ -1,0 +1,187 @@
+"""From predictions to tables: against numbers worked out by hand, against scikit-learn, and against planted effects."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix
+
+from covidxr import evaluate
+from covidxr.errors import CovidxrError
+from covidxr.evaluate import (
+    ARTICLE_TABLE,
+    accuracy_with_interval,
+    classification_table,
+    confusion,
+    logistic_regression,
+    predict,
+    prediction_table,
+    record_metrics,
+    reliability,
+    separability,
+    wilson_interval,
+)
+from covidxr.model import build_baseline
+from covidxr.pixels import preprocess
+
+CLASSES = ["Normal", "COVID-19", "Bacteria"]
+NAMES = {"N": "Normal", "C": "COVID-19", "B": "Bacteria"}
+LABELS = [NAMES[letter] for letter in "NNNNCCCBBB"]
+PREDICTED = [NAMES[letter] for letter in "NNCNCCNBBN"]
+
+
+def answers(n=200, seed=0) -> tuple:
+    """Labels, and predictions that are right four times in five."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(CLASSES, n, p=[0.5, 0.3, 0.2])
+    return labels, np.where(rng.random(n) < 0.8, labels, rng.choice(CLASSES, n))
+
+
+def rows(n=4) -> pd.DataFrame:
+    columns = {name: [f"{name}{i}" for i in range(n)] for name in ("image_id", "patient_id", "source", "split", "age")}
+    return pd.DataFrame(columns | {"label": [CLASSES[i % 3] for i in range(n)]}, index=range(10, 10 + n))
+
+
+def test_evaluation_needs_no_tensorflow():
+    script = "import sys, covidxr.audit, covidxr.heat, covidxr.plots; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_classification_table_is_the_one_worked_out_by_hand():
+    table = classification_table(LABELS, PREDICTED, CLASSES)
+    assert table.index.tolist() == CLASSES and table.index.name == "class"
+    np.testing.assert_allclose(table.precision, [3 / 5, 2 / 3, 1])
+    np.testing.assert_allclose(table.recall, [3 / 4, 2 / 3, 2 / 3])
+    np.testing.assert_allclose(table.f1, [2 / 3, 2 / 3, 4 / 5])
+    assert table.support.tolist() == [4, 3, 3]
+    assert tuple(table.loc["Normal", ["precision_low", "precision_high"]]) == wilson_interval(3, 5)
+    assert tuple(table.loc["Normal", ["recall_low", "recall_high"]]) == wilson_interval(3, 4)
+    assert tuple(table.loc["Bacteria", ["precision_low", "precision_high"]]) == wilson_interval(2, 2)
+
+
+def test_the_classification_table_agrees_with_scikit_learn():
+    labels, predicted = answers()
+    table = classification_table(labels, predicted, CLASSES)
+    theirs = pd.DataFrame(classification_report(labels, predicted, output_dict=True)).T.loc[CLASSES]
+    np.testing.assert_allclose(table[["precision", "recall", "f1", "support"]], theirs)
+    for name in ("precision", "recall"):
+        assert (table[f"{name}_low"] < table[name]).all() and (table[name] < table[f"{name}_high"]).all()
+    assert accuracy_with_interval(labels == predicted)["accuracy"] == accuracy_score(labels, predicted)
+
+
+def test_a_class_that_is_never_predicted_has_an_unknown_precision():
+    table = classification_table(["a", "a", "b"], ["a", "a", "a"], ["a", "b", "c"])
+    assert table.loc["b", ["precision", "precision_low", "precision_high", "recall"]].tolist() == [0, 0, 1, 0]
+    assert table.loc["c", ["recall_low", "recall_high", "support"]].tolist() == [0, 1, 0]
+    assert table.loc["a", "precision"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("order", [CLASSES, CLASSES[::-1]])
+def test_the_confusion_matrix_has_true_rows_in_the_order_given(order):
+    table = confusion(LABELS, PREDICTED, order)
+    assert table.index.tolist() == table.columns.tolist() == order
+    assert (table.index.name, table.columns.name) == ("true", "predicted")
+    assert table.loc["Normal", "COVID-19"] == 1 and table.loc["COVID-19", "Normal"] == 1
+    assert table.loc["Bacteria", "Normal"] == 1 and table.loc["Normal", "Bacteria"] == 0
+    np.testing.assert_array_equal(table, confusion_matrix(LABELS, PREDICTED, labels=order))
+
+
+def test_the_prediction_table_says_what_each_film_was_called():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.2, 0.6], [0.1, 0.5, 0.4]], np.float32)
+    table = prediction_table(rows(), probabilities, CLASSES)
+    assert table.columns.tolist() == [
+        *("image_id", "patient_id", "source", "split", "label", "predicted", "correct", "confidence"),
+        *("p_Normal", "p_COVID-19", "p_Bacteria"),
+    ]
+    assert table.predicted.tolist() == ["Normal", "Bacteria", "Bacteria", "COVID-19"]
+    assert table.correct.tolist() == [True, False, True, False]
+    np.testing.assert_allclose(table.confidence, [0.7, 0.6, 0.6, 0.5])
+    np.testing.assert_array_equal(table[["p_Normal", "p_COVID-19", "p_Bacteria"]], probabilities)
+    assert table.image_id.tolist() == rows().image_id.tolist() and table.index.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 3), (12,)])
+def test_probabilities_that_do_not_fit_are_refused(shape):
+    with pytest.raises(CovidxrError, match=r"expected \(4, 3\)"):
+        prediction_table(rows(), np.zeros(shape), CLASSES)
+
+
+def test_films_are_preprocessed_for_prediction_however_they_are_batched():
+    model = build_baseline(9)
+    films = np.random.default_rng(0).integers(40, 90, (7, 9, 9), np.uint8)
+    expected = model.predict_on_batch(preprocess(films))
+    for batch_size in (32, 3):
+        np.testing.assert_allclose(predict(model, films, batch_size), expected, rtol=1e-5)
+    np.testing.assert_allclose(predict(model, films).sum(1), 1, rtol=1e-5)
+
+
+def test_honest_confidence_has_a_small_calibration_error_and_boasting_a_large():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.4, 1, 4000)
+    honest = rng.random(4000) < confidence
+    table, error = reliability(confidence, honest)
+    assert error < 0.03 and table.n.sum() == 4000
+    assert ((table.low <= table.confidence) & (table.confidence <= table.high)).mean() >= 0.8
+    boasting = rng.random(4000) < confidence - 0.3
+    assert reliability(confidence, boasting)[1] == pytest.approx(0.3, abs=0.03)
+    assert reliability(confidence, rng.random(4000) < (confidence + 1) / 2)[1] > 0.1  # too modest is no better
+
+
+def test_reliability_puts_each_film_into_its_bin():
+    table, error = reliability([0.05, 0.55, 0.55, 1.0, 0.95], [False, True, False, True, True])
+    assert table.n.tolist() == [1, 2, 2]
+    np.testing.assert_allclose(table.confidence, [0.05, 0.55, 0.975])
+    np.testing.assert_allclose(table.accuracy, [0, 0.5, 1])
+    assert error == pytest.approx((0.05 + 2 * 0.05 + 2 * 0.025) / 5)
+    assert (table.low[1], table.high[1]) == wilson_interval(1, 2)
+    assert len(reliability([0.2, 0.6], [True, True], bins=1)[0]) == 1
+
+
+def test_logistic_regression_learns_what_was_planted_and_not_noise():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 6, 6)), np.array(CLASSES)[np.arange(300) % 3]
+    noise = (logistic_regression(x[:150], labels[:150], x[150:]) == labels[150:]).mean()
+    assert 0.2 < noise < 0.47
+    x[labels == "COVID-19", 0, 0] += 3
+    x[labels == "Bacteria", 5, 5] += 3
+    x[:, 3, 3] = 7  # a constant feature
+    assert (logistic_regression(x[:150], labels[:150], x[150:]) == labels[150:]).mean() > 0.85
+    assert (logistic_regression(x[:150] * 1e6, labels[:150], x[150:] * 1e6) == labels[150:]).mean() > 0.85
+
+
+def test_separability_is_the_area_under_the_curve_either_way_up():
+    labels = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    found = separability([1, 2, 3, 4, 8, 7, 6, 5, 1, 2, 3, 4], labels)
+    assert found.to_dict() == {"a / b": 1.0, "a / c": 0.5, "b / c": 1.0}
+    assert separability([5] * 12, labels).to_dict() == {"a / b": 0.5, "a / c": 0.5, "b / c": 0.5}
+
+
+def test_metrics_are_added_to_what_is_there(tmp_path):
+    record_metrics(tmp_path, test={"n": np.int64(3), "accuracy": np.float32(0.5)}, audit={"corners": 1})
+    merged = record_metrics(tmp_path, test={"n": 4}, heat=None)
+    stored = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert merged == stored == {"test": {"n": 4}, "audit": {"corners": 1}, "heat": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_the_articles_table_is_consistent_in_itself():
+    assert ARTICLE_TABLE.index.tolist() == CLASSES and (ARTICLE_TABLE.support == 60).all()
+    for row in ARTICLE_TABLE.itertuples():
+        corners = [(row.precision + a, row.recall + b) for a in (-0.005, 0.005) for b in (-0.005, 0.005)]
+        bounds = [2 * p * r / (p + r) for p, r in corners]
+        assert min(bounds) - 0.005 <= row.f1 <= max(bounds) + 0.005
+    hits = (ARTICLE_TABLE.recall * 60).round()
+    np.testing.assert_allclose(hits / 60, ARTICLE_TABLE.recall, atol=0.005)  # 57, 59 and 58 of 60 films
+    assert round(hits.sum() / 180, 2) == 0.97
+
+
+def test_every_name_that_is_promised_is_there():
+    assert all(hasattr(evaluate, name) for name in evaluate.__all__)

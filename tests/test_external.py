@@ -1,0 +1,145 @@
+"""Other hospitals: what is left out, and what a network that reads one planted pixel is said to do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidxr.dataset import CLASSES, read_source
+from covidxr.errors import CovidxrError
+from covidxr.evaluate import prediction_table
+from covidxr.external import ExternalSet, evaluate_external, read_external
+from covidxr.files import write_json
+from covidxr.intervals import wilson_interval
+from covidxr.sources._rows import manifest_rows
+
+
+class CornerReader:
+    """A network that calls a film ill when its first pixel is white, and has seen what it was given."""
+
+    def __init__(self):
+        self.batches = []
+
+    def predict_on_batch(self, batch):
+        self.batches.append(batch)
+        ill = batch[:, 0, 0, 0]
+        return np.stack([0.7 * (1 - ill), ill, 0.3 * (1 - ill)], axis=1)
+
+
+def planted(label, white):
+    """Draw a film of noise whose first pixel is white or black."""
+    film = np.random.default_rng(7).integers(50, 200, (9, 9)).astype(np.uint8)
+    film[0, 0] = 255 * white
+    return label, film
+
+
+def external_set(films):
+    rows = manifest_rows(
+        {"image_id": f"north/{n}", "path": f"{n}.png", "label": label, "patient_id": f"p{n}", "source": "north"}
+        for n, (label, _) in enumerate(films)
+    )
+    return ExternalSet("north", rows, np.stack([film for _, film in films]), 0, 0)
+
+
+MIXED = [planted("COVID-19", n < 3) for n in range(4)] + [planted(label, n < 1) for label in ("No finding", "Pneumonia", "Normal") for n in range(2)]
+
+
+def test_what_a_pixel_says_is_what_the_metrics_say():
+    model = CornerReader()
+    metrics, predictions = evaluate_external(model, external_set(MIXED), CLASSES)
+    assert metrics["n"] == 10 and metrics["sensitivity"] == 3 / 4 and metrics["specificity"] == 3 / 6
+    assert metrics["sensitivity_interval"] == list(wilson_interval(3, 4))
+    assert metrics["specificity_interval"] == list(wilson_interval(3, 6))
+    assert metrics["auc"] == pytest.approx(3 / 4 * 3 / 6 + 0.5 * (3 / 4 * 3 / 6 + 1 / 4 * 3 / 6))
+    low, high = metrics["auc_interval"]
+    assert 0 <= low < metrics["auc"] < high <= 1
+    assert metrics["called"] == {
+        "COVID-19": {"Normal": 1, "COVID-19": 3, "Bacteria": 0},
+        **{label: {"Normal": 1, "COVID-19": 1, "Bacteria": 0} for label in ("No finding", "Pneumonia", "Normal")},
+    }
+    assert predictions.predicted.tolist().count("COVID-19") == 6 and len(predictions) == 10
+    assert list(predictions.columns) == list(prediction_table(external_set(MIXED).manifest, np.ones((10, 3)), CLASSES).columns)
+    batch = np.concatenate(model.batches)
+    assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "sensitivity", "specificity"),
+    [(["COVID-19"], 1.0, None), (["Normal"], None, 0.0), (["Pneumonia", "No finding"], None, 0.0)],
+)
+def test_a_side_without_films_has_no_number(labels, sensitivity, specificity, tmp_path):
+    films = external_set([planted(label, True) for label in labels])
+    metrics, _ = evaluate_external(CornerReader(), films, CLASSES)
+    assert (metrics["sensitivity"], metrics["specificity"]) == (sensitivity, specificity)
+    assert (metrics["sensitivity_interval"] is None) == (sensitivity is None)
+    assert (metrics["specificity_interval"] is None) == (specificity is None)
+    assert metrics["auc"] is None and metrics["auc_interval"] is None
+    assert metrics["called"] == {label: {"Normal": 0, "COVID-19": 1, "Bacteria": 0} for label in labels}
+    write_json(tmp_path / "metrics.json", metrics)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_a_network_without_covid_is_a_sentence():
+    with pytest.raises(CovidxrError, match="COVID-19.*Normal, Virus, Bacteria"):
+        evaluate_external(CornerReader(), external_set(MIXED), ["Normal", "Virus", "Bacteria"])
+
+
+@pytest.fixture
+def north(tmp_path, film):
+    """Plant a table of eight films of another hospital; one of them is broken."""
+    labels = ["COVID-19", "No finding"] * 4
+    lines = [f"{film(tmp_path / f'{n}.png', n).name},{label},p{n},north" for n, label in enumerate(labels)]
+    (tmp_path / "7.png").write_text("no film")
+    (tmp_path / "north.csv").write_text("\n".join(["path,label,patient_id,source", *lines]) + "\n")
+    return str(tmp_path / "north.csv")
+
+
+def trained_on(*patients):
+    return manifest_rows(
+        {"image_id": str(n), "path": "", "label": "COVID-19", "patient_id": patient, "source": source}
+        for n, (source, patient) in enumerate(patients)
+    )
+
+
+def test_patients_of_the_run_are_left_out_and_broken_films_counted(north, tmp_path):
+    run = trained_on(("north", "p0"), ("north", "p1"), ("south", "p2"), ("north", "p99"))
+    external = read_external(north, run, 16, label_map={"No finding": "Normal"})
+    assert (external.name, external.known, external.unreadable) == ("north", 2, 1)
+    assert external.manifest.patient_id.tolist() == ["p2", "p3", "p4", "p5", "p6"]
+    assert external.manifest.label.tolist() == ["COVID-19", "Normal", "COVID-19", "Normal", "COVID-19"]
+    assert external.manifest.index.tolist() == list(range(5)) and external.pixels.dtype == np.uint8
+    for row, film in zip(external.manifest.itertuples(), external.pixels, strict=True):
+        np.testing.assert_array_equal(film, np.asarray(Image.open(row.path)))
+
+
+def test_labels_are_kept_where_none_is_renamed(north):
+    external = read_external(north, trained_on(("south", "p0")), 8)
+    assert (external.known, external.unreadable) == (0, 1) and external.pixels.shape == (7, 8, 8)
+    assert external.manifest.label.tolist() == read_source(north).label.tolist()[:7]
+
+
+@pytest.mark.parametrize(
+    ("patients", "error"),
+    [
+        (range(8), "no film is left of 8; 8 are of patients in the run already, 0 cannot be read$"),
+        (range(7), "no film is left of 8; 7 are of patients in the run already, 1 cannot be read, the first: .*7.png"),
+    ],
+)
+def test_no_film_left_is_a_sentence(patients, error, north):
+    with pytest.raises(CovidxrError, match=error):
+        read_external(north, trained_on(*(("north", f"p{n}") for n in patients)), 8)
+
+
+def test_an_unknown_set_is_a_sentence(tmp_path):
+    with pytest.raises(CovidxrError, match="unknown source .*none.csv'; available: phantom"):
+        read_external(str(tmp_path / "none.csv"), trained_on(("south", "p0")), 8)
+
+
+@pytest.mark.realdata
+def test_the_second_source_of_covid_films_is_read(shared):
+    external = read_external("figure1", trained_on(("figure1", "COVID-00001")), 16, shared / "data", {"No finding": "Normal"})
+    assert external.known == 1 and external.unreadable == 0 and len(external.pixels) == 39
+    assert external.manifest.label.value_counts().to_dict() == {"COVID-19": 34, "Normal": 3, "Pneumonia": 2}

@@ -1,0 +1,98 @@
+"""Intervals: Wilson's against known values, and a bootstrap that covers what it should and heeds patients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from covidxr.intervals import accuracy_with_interval, bootstrap_interval, wilson_interval
+
+
+def width(interval) -> float:
+    return interval[1] - interval[0]
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (97, 100, 0.9155, 0.9897), (5, 10, 0.2366, 0.7634), (1, 1, 0.2065, 1.0)],
+)
+def test_wilson_gives_the_published_values(successes, n, low, high):
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 17), (200, 250), (1, 40)])
+def test_wilson_is_wilsons_formula(successes, n):
+    z, p = 1.959964, successes / n
+    middle, reach = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = ((middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n))
+    assert wilson_interval(successes, n) == pytest.approx(expected, abs=1e-6)
+
+
+def test_wilson_knows_nothing_of_no_films_and_less_confidence_is_narrower():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert width(wilson_interval(7, 10, 0.5)) < width(wilson_interval(7, 10)) < width(wilson_interval(7, 10, 0.99))
+
+
+def test_accuracy_stands_with_its_interval():
+    found = accuracy_with_interval([1, 1, 0, 1, 1])
+    assert found == {"n": 5, "accuracy": 0.8, "accuracy_interval": list(wilson_interval(4, 5))}
+    assert all(type(value) is float for value in (found["accuracy"], *found["accuracy_interval"]))
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        values = rng.normal(3.0, 1.0, 40)
+        low, high = bootstrap_interval(lambda rows, v=values: v[rows].mean(), np.arange(40), draws=200, seed=seed)
+        covered += low <= 3.0 <= high
+    assert 0.87 <= covered / 200 <= 0.985
+
+
+def test_films_of_the_same_patient_are_no_further_evidence():
+    rng = np.random.default_rng(1)
+    of_patients = rng.normal(0, 1, 40)
+    films, patients = np.repeat(of_patients, 5), np.repeat(np.arange(40), 5)
+    grouped = bootstrap_interval(lambda rows: films[rows].mean(), patients)
+    alone = bootstrap_interval(lambda rows: films[rows].mean(), np.arange(200))
+    once = bootstrap_interval(lambda rows: of_patients[rows].mean(), np.arange(40))
+    assert width(grouped) == pytest.approx(math.sqrt(5) * width(alone), rel=0.2)
+    assert grouped == pytest.approx(once)
+
+
+def test_all_films_of_a_drawn_patient_come_along():
+    patients = np.array(["b", "a", "b", "c", "b", "a"])
+    rows_of = {patient: set(np.flatnonzero(patients == patient)) for patient in "abc"}
+    seen = []
+
+    def statistic(rows):
+        counts = np.bincount(rows, minlength=6)
+        assert all(len({counts[row] for row in rows_of[patient]}) == 1 for patient in "abc")
+        assert sum(counts[next(iter(rows_of[patient]))] for patient in "abc") == 3  # as many patients as there are
+        seen.append(len(rows))
+        return 0.0
+
+    bootstrap_interval(statistic, patients, draws=50)
+    assert len(set(seen)) > 2
+
+
+def test_draws_without_a_finite_value_are_left_out():
+    values = np.arange(10.0)
+
+    def mean_unless_the_first_is_drawn(rows):
+        return np.nan if 0 in rows else values[rows].mean()
+
+    low, high = bootstrap_interval(mean_unless_the_first_is_drawn, np.arange(10))
+    assert 1 < low < 5 < high < 9
+
+
+def test_the_seed_fixes_the_interval_and_confidence_widens_it():
+    values = np.random.default_rng(0).normal(size=30)
+
+    def interval(**options):
+        return bootstrap_interval(lambda rows: values[rows].mean(), [f"p{i}" for i in range(30)], **options)
+
+    assert interval() == interval() != interval(seed=1)
+    assert width(interval(confidence=0.5)) < width(interval()) < width(interval(confidence=0.99))

@@ -1,0 +1,142 @@
+"""The index page: numbers beside their comparisons, missing parts left out, markup in names escaped."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from covidxr.files import write_json
+from covidxr.page import write_page
+
+METRICS = {
+    "model": {"weights": "imagenet", "parameters": 14747715},
+    "test": {
+        "n": 174,
+        "accuracy": 0.954,
+        "accuracy_interval": [0.91, 0.98],
+        "per_class": {"COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58}},
+    },
+    "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
+    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37},
+    "audit": {"frame of 15 px": {"value": 0.89, "interval": [0.84, 0.93], "chance": 0.33, "verdict": "A shortcut."}},
+    "external": {
+        "darkcovidnet": {
+            "n": 220,
+            "sensitivity": None,
+            "specificity": 0.005,
+            "specificity_interval": [0.0, 0.03],
+            "called": {"Normal": {"COVID-19": 219, "Normal": 1}},
+        }
+    },
+}
+RUN = {
+    "profile": "article",
+    "seed": 7,
+    "git_commit": "c0ffee-dirty",
+    "versions": {"python": "3.11.2", "imgaug": None},
+    "parameters": {"01_data": {"seed": 7, "note": "<script>alert(1)</script>"}},
+    "notebooks": {"01_data": {"status": "done", "seconds": 1800, "peak_memory_mb": 2048.0, "key": "k"}},
+}
+
+
+def page_of(folder, metrics=None, run=None):
+    for name, value in (("metrics", metrics), ("run", run)):
+        if value is not None:
+            write_json(folder / f"{name}.json", value)
+    return write_page(folder).read_text(encoding="utf-8")
+
+
+def text_of(html):
+    """Words a reader sees, spaces collapsed."""
+    body = re.sub(r"</t[hd]>", " ", html.split("</style>")[1])
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", body))
+
+
+def test_numbers_stand_beside_what_they_are_compared_with(tmp_path):
+    text = text_of(page_of(tmp_path, METRICS, RUN))
+    assert "The model 0.954 (0.910–0.980)" in text
+    assert "8x8 pixels 0.900 (0.850–0.940)" in text
+    assert "Share of heat inside the lungs 0.420 (0.400–0.450) chance 0.370" in text
+    assert "frame of 15 px 0.890 (0.840–0.930) chance 0.330 A shortcut." in text
+    assert "Specificity 0.005 (0.000–0.030)" in text
+    assert "Sensitivity not measurable here" in text
+    assert "Normal, 220 images: 219 called COVID-19, 1 called Normal" in text
+    assert "started from imagenet weights" in text
+    assert "COVID-19 0.981 0.966 0.973 58" in text
+    assert "for research and teaching; not for diagnosis" in text.lower()
+
+
+def test_marks_stand_where_the_numbers_are(tmp_path):
+    html = page_of(tmp_path, {"audit": METRICS["audit"]})
+    assert '<i class="dot" style="left:89.0%">' in html
+    assert '<i class="band" style="left:84.0%;width:9.0%">' in html
+    assert '<i class="chance" style="left:33.0%">' in html
+
+
+def test_facts_of_the_run(tmp_path):
+    text = text_of(page_of(tmp_path, None, RUN))
+    for fact in ("article", "c0ffee-dirty", "python&nbsp;3.11.2", "imgaug&nbsp;missing", "30 min", "2.0 GB"):
+        assert fact in text
+
+
+@pytest.mark.parametrize("missing", METRICS)
+def test_any_part_may_be_missing(tmp_path, missing):
+    html = page_of(tmp_path, {part: value for part, value in METRICS.items() if part != missing})
+    titles = {"grad_cam": "Where does it look?", "audit": "Lungs, or the hospital?", "external": "Where it was never"}
+    for part, title in titles.items():
+        assert (title in html) == (part != missing)
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {"test": {}}, {"test": None, "audit": {"a": {}}, "external": {"b": {}}}])
+def test_an_unfinished_folder_still_has_a_page(tmp_path, metrics):
+    html = page_of(tmp_path, metrics)
+    assert "nan" not in text_of(html).lower()
+    assert html.rstrip().endswith("</html>")
+
+
+def test_values_off_the_scale_are_printed_but_not_drawn(tmp_path):
+    html = page_of(tmp_path, {"audit": {"drop": {"value": -0.2}, "broken": {"value": float("nan")}}})
+    assert "-0.200" in html
+    assert 'class="dot" style' not in html
+
+
+def test_markup_in_names_is_escaped(tmp_path):
+    metrics = {"audit": {"<img src=x>": {"value": 0.5, "verdict": "<b>bold</b>"}}}
+    html = page_of(tmp_path, metrics, {**RUN, "profile": "<script>p</script>"})
+    for raw in ("<script", "<img src=x>", "<b>bold"):
+        assert raw not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_figures_with_caption_file_and_without(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name, width in (("04_confusion matrix", 8), ("03_curves", 40)):
+        matplotlib.image.imsave(tmp_path / "figures" / f"{name}.png", np.zeros((10, width, 3)))
+    (tmp_path / "figures" / "03_curves.txt").write_text('Loss "falls" & stays.\n', encoding="utf-8")
+    html = page_of(tmp_path)
+    assert 'alt="Loss &#34;falls&#34; &amp; stays."' in html
+    assert 'src="figures/04_confusion%20matrix.png" alt="Confusion matrix"' in html
+    assert html.index("03_curves.png") < html.index("04_confusion%20matrix.png")
+    assert html.count('<figure class="wide">') == 1
+
+
+def test_notebooks_link_to_what_exists(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("01_data.html", "01_data.ipynb", "02_fit.failed.ipynb", "02_fit.html"):
+        (tmp_path / "notebooks" / name).touch()
+    failed = {"status": "failed", "error": "cell In [2]: fit()\nout of <memory>"}
+    notebooks = {**RUN["notebooks"], "02_fit": failed, "03_look": {"status": "not run"}}
+    html = page_of(tmp_path, None, {**RUN, "notebooks": notebooks})
+    links = re.findall(r'href="(notebooks/[^"]+)"', html)
+    assert set(links) == {"notebooks/01_data.html", "notebooks/01_data.ipynb", "notebooks/02_fit.failed.ipynb"}
+    assert "out of &lt;memory&gt;" in html
+
+
+def test_the_page_needs_no_network(tmp_path):
+    html = page_of(tmp_path, METRICS, RUN)
+    assert not re.search(r"""(src|href)=["'](https?:)?//|@import|url\(""", html)
+    assert 'name="viewport"' in html
+    assert "prefers-color-scheme: dark" in html

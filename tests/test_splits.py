@@ -1,0 +1,135 @@
+"""Splits: no patient on two sides, whatever the manifest; shares, strata and seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covidxr.errors import CovidxrError
+from covidxr.sources._rows import manifest_rows
+from covidxr.splits import SPLITS, check_manifest, split_manifest, straddling_patients
+
+SHARES = {"test": 0.325, "validation": 0.15}
+
+
+def manifest(patients):
+    """Make a manifest of (source, patient, labels of the films) triples."""
+    films = [(source, patient, label) for source, patient, labels in patients for label in labels]
+    return manifest_rows(
+        {"image_id": f"{n:04d}", "path": f"{n}.png", "label": label, "patient_id": patient, "source": source}
+        for n, (source, patient, label) in enumerate(films)
+    )
+
+
+def singles(**classes):
+    """Make patients of one film each, so many a class."""
+    return [("s", f"{label}{n}", [label]) for label, count in classes.items() for n in range(count)]
+
+
+def side_of(divided, *columns):
+    return divided.groupby(list(columns)).split.agg(set).map(len)
+
+
+patients = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(extra=patients, seed=st.integers(0, 10**6), sources=st.sampled_from(["s", "st"]))
+def test_no_patient_is_on_two_sides(extra, seed, sources):
+    numbered = [(sources[n % len(sources)], str(n // len(sources)), labels) for n, labels in enumerate(extra)]
+    rows = manifest(numbered + singles(a=6, b=6, c=6))
+    divided = split_manifest(rows, by="patient", seed=seed)
+    assert (side_of(divided, "source", "patient_id") == 1).all()
+    assert straddling_patients(divided) == 0
+    assert set(divided.split) == set(SPLITS)
+    assert (divided.groupby("label").split.nunique() == 3).all()
+    pd.testing.assert_frame_equal(divided.drop(columns="split"), rows.drop(columns="split"))
+    assert (rows.split == "").all()
+
+
+@pytest.mark.parametrize("by", ["patient", "image"])
+@pytest.mark.parametrize("shares", [SHARES, {"test": 0.2, "validation": 0.1}, {"test": 0.5, "validation": 0.25}])
+@pytest.mark.parametrize("classes", [{"a": 20}, {"a": 179, "b": 179, "c": 179}, {"a": 13, "b": 90, "c": 37}])
+def test_single_films_give_the_shares_asked_for_class_by_class(classes, shares, by):
+    divided = split_manifest(manifest(singles(**classes)), by=by, **shares)
+    for label, count in classes.items():
+        got = divided[divided.label == label].split.value_counts()
+        for name, share in shares.items():
+            assert abs(got[name] - share * count) <= 0.5
+        assert got["train"] == count - got["test"] - got["validation"]
+
+
+def test_patients_with_several_films_come_close_to_the_shares():
+    rows = manifest([("s", f"{label}{n}", [label] * (1 + n % 3)) for label in "ab" for n in range(60)])
+    got = split_manifest(rows).groupby("label").split.value_counts().unstack()
+    for name, share in SHARES.items():
+        assert ((share * 120 - got[name]).between(-0.5, 2.5)).all()
+
+
+def test_few_large_patients_still_reach_every_side():
+    divided = split_manifest(manifest([("s", "1", "aaa"), ("s", "2", "aaa"), ("s", "3", "aa")]))
+    assert sorted(Counter(divided.split).values()) == [2, 3, 3] and straddling_patients(divided) == 0
+
+
+def test_the_same_patient_id_of_two_sources_is_two_patients():
+    rows = manifest([(source, str(n), ["a"]) for source in ("s", "t") for n in range(30)])
+    divided = split_manifest(rows)
+    assert (side_of(divided, "patient_id") == 2).any() and straddling_patients(divided) == 0
+
+
+def test_split_by_image_lets_patients_straddle_and_says_how_many():
+    rows = manifest([("s", f"{label}{n}", [label] * 4) for label in "ab" for n in range(15)])
+    divided = split_manifest(rows, by="image")
+    straddling = int((side_of(divided, "patient_id") > 1).sum())
+    assert straddling_patients(divided) == straddling > 15
+    assert straddling_patients(split_manifest(rows, by="patient")) == 0
+
+
+@pytest.mark.parametrize("by", ["patient", "image"])
+def test_the_seed_alone_decides(by):
+    rows = manifest(singles(a=40, b=40))
+    first = split_manifest(rows, by=by, seed=1)
+    pd.testing.assert_frame_equal(first, split_manifest(rows, by=by, seed=1))
+    assert (first.split != split_manifest(rows, by=by, seed=2).split).any()
+    turned = split_manifest(rows.sample(frac=1, random_state=0), by=by, seed=1).sort_index()
+    pd.testing.assert_frame_equal(first, turned)
+
+
+def test_an_earlier_split_is_forgotten():
+    rows = manifest(singles(a=40))
+    once = split_manifest(rows, seed=1)
+    pd.testing.assert_frame_equal(split_manifest(once, seed=2), split_manifest(rows, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("patients", "options", "error"),
+    [
+        (singles(a=40), {"by": "hospital"}, "unknown split 'hospital'; available: patient, image"),
+        (singles(a=40, b=2), {}, "class 'b' has 2 films of 2 patients, too few to put any into validation"),
+        ([*singles(a=40), ("s", "1", "b" * 30)], {}, "class 'b' has 30 films of 1 patients, too few to put any into train and"),
+        (singles(a=40), {"test": 0}, "class 'a' .* test; add films or change the shares"),
+        (singles(a=40), {"test": 0.9}, "class 'a' .* train; add films or change the shares"),
+    ],
+)
+def test_what_cannot_be_split_is_a_sentence(patients, options, error):
+    with pytest.raises(CovidxrError, match=error):
+        split_manifest(manifest(patients), **options)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda rows: rows.drop(columns=["label", "split"]), "the manifest has no column label, split"),
+        (lambda rows: rows[:0], "the manifest has no rows: no films were found"),
+        (lambda rows: pd.concat([rows, rows[:2]]), "2 image ids occur twice in the manifest, the first is '0000'"),
+    ],
+)
+def test_a_manifest_that_breaks_the_contract_is_a_sentence(spoil, error):
+    rows = manifest(singles(a=3))
+    assert check_manifest(rows) is rows
+    with pytest.raises(CovidxrError, match=error):
+        check_manifest(spoil(rows))

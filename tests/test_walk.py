@@ -1,0 +1,153 @@
+"""The whole walk, small: all seven notebooks on a few phantoms, then again with nothing changed; and a user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+SMALL = {
+    "per_class": 16, "epochs": 1, "probe_epochs": 5, "finder_steps": 3, "baseline_epochs": 2, "warmup_epochs": 1,
+    "weights": "random", "image_size": 48,
+}  # fmt: skip
+
+
+def walk(run_dir, profile="demo", *more, **parameters):
+    """Run the command line as a user does."""
+    typed = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
+    command = [sys.executable, "-m", "covidxr.run", profile, "--run-dir", str(run_dir), *more, *typed]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1200)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The run folder of a small demo."""
+    run_dir = tmp_path_factory.mktemp("walk") / "run"
+    done = walk(run_dir, **SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir
+
+
+def test_leaves_everything_behind(finished):
+    files = {path.name for path in finished.iterdir()}
+    assert {"manifest.csv", "pixels.npz", "model.keras", "history.csv", "predictions.csv", "metrics.json"} <= files
+    assert {"index.html", "run.json", "external_predictions.csv"} <= files
+    assert len(list((finished / "notebooks").glob("*.html"))) == 7
+    assert len(list((finished / "figures").glob("*.png"))) >= 15
+
+
+def test_metrics_hold_every_chapter_with_its_yardstick(finished):
+    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
+    low, high = metrics["test"]["accuracy_interval"]
+    assert low <= metrics["test"]["accuracy"] <= high
+    assert metrics["test"]["n"] == (pd.read_csv(finished / "predictions.csv").split == "test").sum()
+    assert all("accuracy_interval" in baseline for baseline in metrics["baselines"].values())
+    assert {"heat_in_lungs", "chance", "untrained"} <= set(metrics["grad_cam"])
+    assert all({"value", "interval", "chance", "verdict"} <= set(probe) for probe in metrics["audit"].values())
+    assert metrics["external"]["phantom"]["n"] > 0
+    assert metrics["model"]["weights"] == "random"
+
+
+def test_notebooks_say_what_this_run_computed(finished):
+    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
+    cells = nbformat.read(finished / "notebooks" / "04_classification_report.ipynb", 4).cells
+    said = " ".join(output.get("text", "") for cell in cells if cell.cell_type == "code" for output in cell.outputs)
+    assert f"Test accuracy {metrics['test']['accuracy']:.3f}" in said
+
+
+def test_no_chatter_in_the_notebooks(finished):
+    for path in (finished / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        errors = [o.text for cell in cells for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"]
+        assert not re.search("cudart|oneDNN|Warning", " ".join(errors)), path.name
+
+
+def test_again_with_nothing_changed_runs_nothing(finished):
+    before = (finished / "model.keras").stat().st_mtime_ns
+    again = walk(finished, **SMALL)
+    assert again.returncode == 0 and again.stdout.count("unchanged") == 7
+    assert (finished / "model.keras").stat().st_mtime_ns == before
+
+
+def test_same_seed_gives_the_same_numbers(finished, tmp_path):
+    second = tmp_path / "second"
+    for number in ("01", "03", "04"):
+        assert walk(second, "demo", "--only", number, **SMALL).returncode == 0
+    first_history, again = pd.read_csv(finished / "history.csv"), pd.read_csv(second / "history.csv")
+    pd.testing.assert_frame_equal(first_history, again)
+    columns = ["image_id", "label", "split", "sha256"]
+    manifests = [pd.read_csv(run / "manifest.csv")[columns] for run in (finished, second)]
+    pd.testing.assert_frame_equal(*manifests)
+    metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in (finished, second)]
+    assert metrics[0]["test"] == metrics[1]["test"] and metrics[0]["baselines"] == metrics[1]["baselines"]
+
+
+def mistake(tmp_path, arguments, **parameters):
+    done = walk(tmp_path / "run", *arguments, **{**SMALL, **parameters})
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters", "said"),
+    [
+        (["dmeo"], {}, "unknown profile 'dmeo'"),
+        (["demo"], {"epchs": 2}, "epochs"),
+        (["article"], {}, "no data folder was named"),
+        (["article", "--data-dir", "tests/data"], {}, "get the data from"),
+        (["demo"], {"sources": ["kagle"]}, "unknown source 'kagle'; available: phantom"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(tmp_path, arguments, parameters, said):
+    assert said in mistake(tmp_path, arguments, **parameters)
+
+
+def test_a_folder_without_images_and_a_class_of_three(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no images" in mistake(tmp_path, ["demo"], sources=[str(tmp_path / "empty")])
+    films = sorted((ROOT / "tests" / "data").glob("*.png"))
+    assert not films  # the three films below are drawn, not kept
+    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(3)], "label": "Normal"})
+    rows.to_csv(tmp_path / "three.csv", index=False)
+    assert "'Normal' has 0 readable films of 3 found" in mistake(tmp_path, ["demo"], sources=[str(tmp_path / "three.csv")])
+
+
+@pytest.mark.parametrize(
+    ("number", "parameters", "said"),
+    [
+        ("05", {"layer": "block9_conv1"}, "block5_conv3"),
+        ("03", {"weights": "no-such-file.h5"}, "no weights file"),
+        ("07", {"external": ["no-such.csv"]}, "unknown source"),
+    ],
+)
+def test_a_failed_notebook_leaves_the_run_usable(finished, tmp_path, number, parameters, said):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    done = walk(run_dir, "demo", "--only", number, **{**SMALL, **parameters})
+    assert done.returncode == 1 and said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    assert (run_dir / "model.keras").exists()
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_the_article_walks_on_real_radiographs(tmp_path):
+    small = {**SMALL, "per_class": 30, "image_size": 48, "test_share": 0.3, "weights": str(SHARED / "weights" / "vgg16_notop.h5")}
+    small["lung_masks"] = str(SHARED / "data" / "lung-bounding-boxes" / "annotations.json")
+    done = walk(tmp_path / "run", "article", "--data-dir", str(SHARED / "data"), **small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["audit"]["source from 8×8 pixels"]["value"] > 0.8  # class and source are the same thing there
+    assert set(metrics["external"]) == {"darkcovidnet", "figure1"}
+    assert metrics["grad_cam"]["n"] > 0
