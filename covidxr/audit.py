@@ -20,7 +20,7 @@ from covidxr.pixels import preprocess
 from covidxr.splits import check_manifest
 
 AGE_GROUPS = (0, 18, 40, 60, 120)
-FEWEST = 10  # films a group needs before it is asked for
+FEWEST = 10  # patients a group needs before it is asked for
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AuditReport:
 
     Examples
     --------
-    >>> row = {"value": 0.9, "low": 0.8, "high": 0.95, "chance": 0.5, "if_well": "0.50", "n": 40, "verdict": "strong"}
+    >>> row = {"value": 0.9, "low": 0.8, "high": 0.95, "chance": 0.5, "if_well": "0.50", "n": 40, "verdict": "tells the class"}
     >>> AuditReport(pd.DataFrame({"corners": row}).T).to_dict()["corners"]["interval"]
     [0.8, 0.95]
     """
@@ -42,7 +42,13 @@ class AuditReport:
     table: pd.DataFrame
 
     def to_dict(self) -> dict:
-        """The report as it goes into ``metrics.json``."""
+        """The report as it goes into ``metrics.json``.
+
+        Returns
+        -------
+        dict
+            Probe to ``value``, ``interval``, ``chance``, ``if_well``, ``n`` and ``verdict``.
+        """
         return {
             probe: {**row.drop(["low", "high"]).to_dict(), "interval": [row.low, row.high]}
             for probe, row in self.table.iterrows()
@@ -60,10 +66,10 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
         ``uint8``, shape (N, H, W), row by row.
     model : keras.Model, optional
         A trained network whose outputs are the labels in the order of their first appearance in `manifest`. It is tried
-        on the films whose ``split`` is ``test``, or on all where no split is given.
+        where `lungs` are known, on the films whose ``split`` is ``test`` (on all where none is): as they are, with the
+        lungs blacked out, and with nothing but the lungs left.
     lungs : numpy.ndarray, optional
-        ``bool``, shape (N, H, W); all False for films without a mask. With them the network is also tried on films with
-        the lungs blacked out, and with only the lungs left.
+        ``bool``, shape (N, H, W); all False for films without a mask.
     seed : int
         Seed of the folds.
 
@@ -74,7 +80,8 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
     Raises
     ------
     CovidxrError
-        When the manifest breaks its contract, lengths differ, or there is only one class.
+        When the manifest breaks its contract, its rows, `pixels`, `lungs` or the outputs of `model` do not fit each
+        other, there is only one class, or a class has only one patient.
 
     References
     ----------
@@ -98,6 +105,8 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
         raise CovidxrError(f"the manifest has {len(manifest)} rows, but there are {len(pixels)} films")
     if manifest.label.nunique() < 2:
         raise CovidxrError(f"an audit needs two classes, the manifest has only {manifest.label.iloc[0]!r}")
+    if lungs is not None and lungs.shape != pixels.shape:
+        raise CovidxrError(f"lung masks of shape {lungs.shape} do not belong to films of shape {pixels.shape}")
     manifest = manifest.reset_index(drop=True)
     probes = [*_less_than_a_lung(manifest, pixels, seed), *_whose_film(manifest, pixels, seed)]
     if model is not None and lungs is not None and lungs.any():
@@ -122,6 +131,11 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
     numpy.ndarray
         N predicted classes.
 
+    Raises
+    ------
+    CovidxrError
+        When a class has a single patient.
+
     Examples
     --------
     >>> x = np.repeat([0.0, 1.0], 10)[:, None]
@@ -130,11 +144,11 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
     True
     """
     labels, groups = np.asarray(labels, dtype=str), np.asarray(groups, dtype=str)
-    fewest = pd.Series(groups).groupby(labels).nunique().min()
-    if fewest < 2:
-        raise CovidxrError("a class with a single patient cannot be cross-validated by patient")
+    patients = pd.Series(groups).groupby(labels).nunique()
+    if patients.min() < 2:
+        raise CovidxrError(f"{patients.idxmin()!r} has a single patient, so it cannot be cross-validated by patient; add films")
     predicted = np.empty(len(labels), dtype=labels.dtype)
-    folds = StratifiedGroupKFold(int(min(5, fewest)), shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(int(min(5, patients.min())), shuffle=True, random_state=seed)
     for train, test in folds.split(x, labels, groups):
         predicted[test] = logistic_regression(x[train], labels[train], x[test], seed)
     return predicted
@@ -183,45 +197,44 @@ def _patients(manifest):
 def _less_than_a_lung(manifest, pixels, seed):
     labels, patients = manifest.label.to_numpy(dtype=str), _patients(manifest)
     for name, x in pixel_features(pixels).items():
-        yield _probe(f"class from {name}", grouped_predictions(x, labels, patients, seed), labels, patients)
+        yield _probe(f"class from {name}", "class", grouped_predictions(x, labels, patients, seed), labels, patients)
 
 
 def _whose_film(manifest, pixels, seed):
-    x = _shrink(preprocess(pixels)[..., 0], 8)
+    x, patients = _shrink(preprocess(pixels)[..., 0], 8), _patients(manifest)
     ages = pd.cut(manifest.age, AGE_GROUPS, right=False).astype(str).replace("nan", "")
     for name, values in {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}.items():
-        counts = values[values != ""].value_counts()
-        rows = np.flatnonzero(values.isin(counts.index[counts >= FEWEST]))
-        known, patients = values.to_numpy(dtype=str)[rows], _patients(manifest)[rows]
-        if len(np.unique(known)) > 1 and pd.Series(patients).groupby(known).nunique().min() > 1:
-            yield _probe(f"{name} from 8×8 pixels", grouped_predictions(x[rows], known, patients, seed), known, patients)
+        of_each = pd.Series(patients)[values != ""].groupby(values).nunique()
+        rows = np.flatnonzero(values.isin(of_each.index[of_each >= FEWEST]))
+        known = values.to_numpy(dtype=str)[rows]
+        if len(np.unique(known)) > 1:
+            predicted = grouped_predictions(x[rows], known, patients[rows], seed)
+            yield _probe(f"{name} from 8×8 pixels", name, predicted, known, patients[rows])
     if manifest.source.nunique() > 1:
-        yield _source_alone(manifest)
-
-
-def _source_alone(manifest):
-    usual = manifest.groupby("source").label.agg(lambda labels: labels.mode().iloc[0])
-    labels = manifest.label.to_numpy(dtype=str)
-    return _probe("class from the source's name alone", manifest.source.map(usual).to_numpy(dtype=str), labels, _patients(manifest))
+        labels, sources = manifest.label.to_numpy(dtype=str), pd.get_dummies(manifest.source).to_numpy(float)
+        predicted = grouped_predictions(sources, labels, patients, seed)
+        yield _probe("class from the source's name alone", "class", predicted, labels, patients)
 
 
 def _without_lungs(manifest, pixels, model, lungs):
-    classes = manifest.label.unique()
+    classes = np.asarray(manifest.label.unique(), dtype=str)
     tested = (manifest.split == "test") if (manifest.split == "test").any() else manifest.split.notna()
     rows = np.flatnonzero(tested & lungs.any((1, 2)))
     labels, patients = manifest.label.to_numpy(dtype=str)[rows], _patients(manifest)[rows]
     views = {
-        "the network, lungs in view": pixels[rows],
-        "the network, lungs blacked out": black_out(pixels[rows], lungs[rows]),
-        "the network, nothing but lungs": black_out(pixels[rows], ~lungs[rows]),
+        "lungs in view": pixels[rows],
+        "lungs blacked out": black_out(pixels[rows], lungs[rows]),
+        "nothing but lungs": black_out(pixels[rows], ~lungs[rows]),
     }
     for name, films in views.items() if len(rows) else ():
-        predicted = classes[predict(model, films).argmax(1)].astype(str)
-        blind = name == "the network, lungs blacked out"
-        yield _probe(name, predicted, labels, patients, well=None if blind else "well above chance")
+        probabilities = predict(model, films)
+        if probabilities.shape[1] != len(classes):
+            raise CovidxrError(f"the model has {probabilities.shape[1]} outputs, the manifest {len(classes)} labels")
+        predicted, wanted = classes[probabilities.argmax(1)], name != "lungs blacked out"
+        yield _probe(f"the network, {name}", "class", predicted, labels, patients, wanted)
 
 
-def _probe(name, predicted, truth, patients, well=None):
+def _probe(name, asked, predicted, truth, patients, wanted=False):
     correct = predicted == truth
     chance = float(pd.Series(truth).value_counts(normalize=True).max())
     low, high = bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
@@ -229,13 +242,16 @@ def _probe(name, predicted, truth, patients, well=None):
         low, high = wilson_interval(correct.sum(), len(correct))
     value = float(correct.mean())
     row = {"probe": name, "value": value, "low": low, "high": high, "chance": chance, "n": len(truth)}
-    return {**row, "if_well": well or f"{chance:.2f}", "verdict": _verdict(value, low, chance, well)}
+    row["if_well"] = "well above chance" if wanted else f"{chance:.2f}"
+    return {**row, "verdict": _verdict(row, asked, wanted)}
 
 
-def _verdict(value, low, chance, well):
-    gained = (value - chance) / (1 - chance) if chance < 1 else 0.0
-    if low <= chance:
-        return "not told from chance" if well is None else "does not work without the rest of the film"
-    if well is not None:
-        return "above chance"
-    return "tells them apart" if gained > 0.5 else "a hint" if gained > 0.15 else "a trace"
+def _verdict(row, asked, wanted):
+    gained = (row["value"] - row["chance"]) / (1 - row["chance"]) if row["chance"] < 1 else 0.0
+    if row["high"] < row["chance"]:
+        return "below chance"
+    if row["low"] <= row["chance"]:
+        return "not told from chance"
+    if wanted:
+        return "well above chance" if gained > 0.5 else "above chance"
+    return f"{'tells' if gained > 0.5 else 'a hint of' if gained > 0.15 else 'a trace of'} the {asked}"

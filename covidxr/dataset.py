@@ -142,8 +142,9 @@ def assemble(
     ]
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
     candidates["label"] = candidates.label.replace(label_map or {})
-    for label in set(classes) - set(candidates.label):
-        raise unknown("class", label, sorted(set(candidates.label)))
+    for label in classes:
+        if label not in set(candidates.label):
+            raise unknown("class", label, sorted(set(candidates.label)))
     drawn_order = _shuffled(candidates, seed)
     picks = [_first_readable(drawn_order[drawn_order.label == label], label, per_class, image_size) for label in classes]
     if per_class is None:

@@ -41,9 +41,9 @@ def sanity_plot(table, yardsticks=None, ax=None):
     stages = np.arange(len(table))
     for name, colour, shift in (("rank_correlation", INK, -0.06), ("ssim", ACCENT, 0.06)):
         value, low, high = (table[name + end] for end in ("", "_low", "_high"))
-        label = {"rank_correlation": "rank correlation", "ssim": "SSIM"}[name]
-        ax.errorbar(stages + shift, value, [value - low, high - value], color=colour, marker="o", markersize=4, capsize=2,
-                    label=f"{label}, 95 % interval")
+        reach = np.clip([value - low, high - value], 0, None)  # a bound may miss its value by rounding
+        label = {"rank_correlation": "rank correlation", "ssim": "SSIM"}[name] + ", 95 % interval"
+        ax.errorbar(stages + shift, value, reach, color=colour, marker="o", markersize=4, capsize=2, label=label)
     for (name, level), dashes in zip((yardsticks or {}).items(), (":", "--", "-.", "-"), strict=False):
         ax.axhline(level, color=MUTED, linestyle=dashes, label=f"{name} (rank correlation)")
     ax.set_xticks(stages, table.index, rotation=60, ha="right", fontsize=8)
@@ -91,13 +91,13 @@ def heat_figure(film, heatmap, title="", lungs=None, ax=None):
     Parameters
     ----------
     film : numpy.ndarray
-        ``uint8``, shape (H, W).
+        ``uint8``, square, shape (H, H).
     heatmap : numpy.ndarray
-        Heat in [0, 1], shape (H, W).
+        Heat in [0, 1], shape (H, H).
     title : str
         Such as the one from `heat_title`.
     lungs : numpy.ndarray, optional
-        ``bool``, shape (H, W): drawn as an outline.
+        ``bool``, shape (H, H): drawn as an outline.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 

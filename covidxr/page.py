@@ -78,18 +78,29 @@ def _context(run_dir):
 
 
 def _accuracy(metrics):
-    named = {"The model": metrics.get("test") or {}, **(metrics.get("baselines") or {})}
+    """The model's accuracy, then the baselines'; chance is to name the test set's largest class each time."""
+    test = metrics.get("test") or {}
+    support = [row["support"] for row in (test.get("per_class") or {}).values()]
+    chance = max(support) / sum(support) if any(support) else None
+    named = {"The model": test, **(metrics.get("baselines") or {})}
     return [
-        _measure(name, values.get("accuracy"), values.get("accuracy_interval"), values.get("chance"))
+        _measure(name, values.get("accuracy"), values.get("accuracy_interval"), chance)
         for name, values in named.items()
         if "accuracy" in values
     ]
 
 
 def _heat(grad_cam):
-    value, interval = grad_cam.get("heat_in_lungs"), grad_cam.get("heat_in_lungs_interval")
-    row = _measure("Share of heat inside the lungs", value, interval, grad_cam.get("chance"))
-    return [row] if _is_number(value) else []
+    chance = grad_cam.get("chance")
+    rows = (
+        ("Share of heat inside the lungs", "heat_in_lungs", "heat_in_lungs_interval"),
+        ("The same of an untrained network", "untrained", "untrained_interval"),
+    )
+    return [
+        _measure(label, grad_cam[key], grad_cam.get(interval), chance)
+        for label, key, interval in rows
+        if _is_number(grad_cam.get(key))
+    ]
 
 
 def _external(name, values):
@@ -103,8 +114,14 @@ def _external(name, values):
         )
         if key in values
     ]
-    called = [(label, sum(counts.values()), counts) for label, counts in (values.get("called") or {}).items()]
+    called = [_called(label, counts) for label, counts in (values.get("called") or {}).items()]
     return {"name": name, "n": values.get("n"), "rows": rows, "called": called}
+
+
+def _called(label, counts):
+    """A true label, its number of images, and what they were called, most often first."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return label, sum(counts.values()), [(predicted, n) for predicted, n in ordered if n]
 
 
 def _measure(label, value, interval=None, chance=None, note=None):

@@ -15,15 +15,15 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     Parameters
     ----------
     films : numpy.ndarray
-        ``uint8``, shape (N, H, W) grey or (N, H, W, 3) in colour.
+        ``uint8``, square, shape (N, H, H) grey or (N, H, H, 3) in colour.
     titles : sequence of str, optional
-        N short titles.
+        N short titles, of one line or more.
     columns : int
         Films a row.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
     outlines : numpy.ndarray, optional
-        ``bool``, shape (N, H, W): regions to draw the outline of.
+        ``bool``, shape (N, H, H): regions to draw the outline of.
 
     Returns
     -------
@@ -35,17 +35,19 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     >>> [text.get_text() for text in ax.texts]
     ['a', 'b', 'c']
     """
+    titles = [] if titles is None else list(titles)
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
     side, gap = films.shape[1], max(2, films.shape[1] // 7)
-    step = side + gap
-    canvas = np.full((rows * step, columns * step - gap // 2, *films.shape[3:]), 255, np.uint8)
+    head = gap * (1 + max((title.count("\n") for title in titles), default=0))
+    height, width = rows * (side + head), columns * (side + gap) - gap // 2
+    canvas = np.full((height, width, *films.shape[3:]), 255, np.uint8)
     if ax is None:
-        ax = plt.figure(figsize=(1.7 * columns, 1.75 * rows)).add_axes((0, 0, 1, 1))
+        ax = plt.figure(figsize=(1.7 * columns, 1.7 * columns * height / width)).add_axes((0, 0, 1, 1))
     for number, film in enumerate(films):
-        top, left = number // columns * step + gap, number % columns * step
+        top, left = number // columns * (side + head) + head, number % columns * (side + gap)
         canvas[top : top + side, left : left + side] = film
-        if titles is not None:
+        if titles:
             ax.text(left, top - 0.2 * gap, titles[number], fontsize=8, color=INK, va="bottom")
         if outlines is not None and outlines[number].any():
             edges = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)

@@ -78,7 +78,8 @@ def counts_by(manifest, column, ax=None):
     """
     values = manifest[column].replace("", "not given")
     table = manifest.groupby(["label", values], sort=False, observed=True).size().unstack(fill_value=0)
-    ax = table.plot.barh(stacked=True, ax=ax, figsize=(7, 0.5 * len(table) + 1.2), width=0.7, colormap="cividis")
+    ax = ax or plt.figure(figsize=(7, 0.5 * len(table) + 1.2)).subplots()
+    table.plot.barh(stacked=True, ax=ax, width=0.7, colormap="cividis")
     ax.invert_yaxis()
     ax.set(xlabel="films", ylabel="", title=f"{column} by class")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -235,7 +236,7 @@ def reliability_plot(table, error, ax=None):
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
     reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
     ax.errorbar(table.confidence, table.accuracy, reach, color=INK, marker="o", capsize=3, label="films, 95 % interval")
-    ax.set(xlabel="confidence", ylabel="share right", xlim=(0.3, 1.02), ylim=(0, 1.05))
+    ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.05))
     ax.set_title(f"expected calibration error {error:.3f}", fontsize=10)
     ax.legend(frameon=False, loc="lower right")
     return ax
@@ -267,7 +268,8 @@ def forest(table, ax=None, xlabel="accuracy"):
     ax = ax or plt.figure(figsize=(6.5, 0.36 * len(table) + 1)).subplots()
     lines = np.arange(len(table))
     value, low, high = (table[column].astype(float) for column in ("value", "low", "high"))
-    ax.errorbar(value, lines, xerr=[value - low, high - value], fmt="o", color=INK, capsize=3, label="value, 95 % interval")
+    reach = np.clip([value - low, high - value], 0, None)  # a bound may miss its value by rounding
+    ax.errorbar(value, lines, xerr=reach, fmt="o", color=INK, capsize=3, label="value, 95 % interval")
     if "chance" in table:
         ax.scatter(table.chance.astype(float), lines, marker="|", s=160, color=ACCENT, label="chance")
     ax.set(yticks=lines, yticklabels=table.index, xlim=(-0.02, 1.02), xlabel=xlabel)

@@ -16,7 +16,7 @@ from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError
 from covidxr.gradcam import GradCAM
 from covidxr.intervals import bootstrap_interval
-from covidxr.train import features, fit_head
+from covidxr.probe import features, fit_head
 
 WINDOW = 7  # side in pixels of the patches that SSIM compares, scikit-image's default
 MEASURES = ("rank_correlation", "ssim")

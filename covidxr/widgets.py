@@ -42,7 +42,7 @@ def browse(model, pixels, titles, layers, classes, style="keras-vis"):
     model : keras.Model
         As for `covidxr.gradcam.GradCAM`.
     pixels : numpy.ndarray
-        ``uint8``, shape (N, H, W), 1 film or more.
+        ``uint8``, square, shape (N, H, H), 1 film or more.
     titles : sequence of str
         N titles, such as from `covidxr.heatplots.heat_title`.
     layers : sequence of str

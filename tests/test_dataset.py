@@ -61,7 +61,9 @@ def test_broken_films_are_reported_and_replaced(ours):
 
 def test_a_class_that_is_too_small_is_a_sentence(ours):
     (Path(ours) / "Bacteria" / "1.png").write_bytes(b"")
-    with pytest.raises(CovidxrError, match="class 'Bacteria' has 2 readable films of 3 found, 5 are asked for; lower per_class") as caught:
+    with pytest.raises(
+        CovidxrError, match="class 'Bacteria' has 2 readable films of 3 found, 5 are asked for; lower per_class"
+    ) as caught:
         take(ours, per_class=5)
     assert "first rejected" in str(caught.value) and "1.png: the file is empty" in str(caught.value)
 
@@ -72,7 +74,11 @@ def test_a_class_that_is_too_small_is_a_sentence(ours):
         (["kagle"], {}, "unknown source 'kagle'; available: phantom, covid-chestxray, .*or the path of a CSV file"),
         ([], {}, "no source is given; available: phantom"),
         (None, {"classes": ["Normal", "Covid"]}, "unknown class 'Covid'; available: Bacteria, COVID-19, Normal"),
-        (None, {"label_map": {"Bacteria": "Pneumonia"}}, "unknown class 'Bacteria'; available: COVID-19, Normal, Pneumonia"),
+        (
+            None,
+            {"label_map": {"Bacteria": "Pneumonia"}},
+            "unknown class 'Bacteria'; available: COVID-19, Normal, Pneumonia",
+        ),
     ],
 )
 def test_unknown_names_are_a_sentence(sources, options, error, ours):
@@ -88,7 +94,10 @@ def test_the_same_source_twice_is_a_sentence(ours):
 def test_labels_are_renamed_before_the_draw(ours):
     manifest = take(ours, 4, label_map={"Bacteria": "Other", "Normal": "Other"}, classes=["Other", "COVID-19"]).manifest
     assert Counter(manifest.label) == {"Other": 4, "COVID-19": 4}
-    assert set(manifest[manifest.label == "Other"].path.map(lambda path: Path(path).parent.name)) <= {"Normal", "Bacteria"}
+    assert set(manifest[manifest.label == "Other"].path.map(lambda path: Path(path).parent.name)) <= {
+        "Normal",
+        "Bacteria",
+    }
 
 
 @pytest.mark.parametrize(("per_class", "expected"), [(2, [1, 1]), (6, [3, 3]), (10, [7, 3])])
@@ -131,7 +140,12 @@ def made(tmp_path, film):
             for n, (label, text, age) in enumerate(zip(["Normal", "COVID-19"] * 4, texts, [61.37, None, 0.1 + 0.2, 5] * 2, strict=True))]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "films.csv", index=False)
     (tmp_path / "bad.csv").write_text("path,label\nnone.png,Normal\n")
-    assembly = assemble([str(tmp_path / "films.csv"), str(tmp_path / "bad.csv")], classes=["Normal", "COVID-19"], per_class=4, image_size=8)
+    assembly = assemble(
+        [str(tmp_path / "films.csv"), str(tmp_path / "bad.csv")],
+        classes=["Normal", "COVID-19"],
+        per_class=4,
+        image_size=8,
+    )
     return assembly._replace(manifest=split_manifest(assembly.manifest, test=0.25, validation=0.25))
 
 
@@ -163,7 +177,10 @@ def drop_films(run):
 
 
 SPOILT = {
-    "empty": (lambda run: [file.unlink() for file in run.iterdir()], "holds no manifest.csv; run notebook 01_dataset_assembly first"),
+    "empty": (
+        lambda run: [file.unlink() for file in run.iterdir()],
+        "holds no manifest.csv; run notebook 01_dataset_assembly first",
+    ),
     "no pixels": (lambda run: (run / "pixels.npz").unlink(), "pixels.npz is missing or damaged; run notebook 01"),
     "half the pixels": (spoil_pixels, "pixels.npz is missing or damaged; run notebook 01"),
     "other films": (drop_films, "pixels.npz is not of manifest.csv; run notebook 01"),
@@ -182,7 +199,9 @@ def test_a_run_folder_that_is_not_whole_is_a_sentence(name, ours, tmp_path):
 
 @pytest.mark.realdata
 def test_the_articles_films_are_found(shared):
-    manifest, pixels, rejected = assemble(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=179, image_size=32)
+    manifest, pixels, rejected = assemble(
+        ["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=179, image_size=32
+    )
     assert Counter(manifest.label) == dict.fromkeys(CLASSES, 179) and pixels.shape == (537, 32, 32)
     assert (manifest.groupby("label").source.agg(set).map(len) == 1).all()
     assert 0 < len(rejected) <= 5 and set(rejected.reason) == {"no such file"}

@@ -122,8 +122,14 @@ def test_scaling_turns_first(tmp_path):
 
 def png(width, height, bits=8):
     """Build a PNG whose header promises more than it holds."""
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 9)), (b"IEND", b"")
-    chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" * 9)),
+        (b"IEND", b""),
+    )
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -143,7 +149,10 @@ BROKEN = {
     "all grey": (lambda folder: saved(folder, "PNG", Image.new("L", (9, 9), 77)), "no contrast, every pixel is 77"),
     "not a number": (lambda folder: saved(folder, "TIFF", Image.new("F", (9, 9), np.nan)), "no contrast"),
     "a bomb": (lambda _: png(50_000, 50_000), "more than 100,000,000 pixels are refused"),
-    "a small bomb": (lambda _: png(10_000, 10_001, bits=1), "more than 100,000,000 pixels are refused, it has 10000×10001"),
+    "a small bomb": (
+        lambda _: png(10_000, 10_001, bits=1),
+        "more than 100,000,000 pixels are refused, it has 10000×10001",
+    ),
     "header only": (lambda _: png(64, 64), "broken image file"),
 }
 

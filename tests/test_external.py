@@ -44,7 +44,9 @@ def external_set(films):
     return ExternalSet("north", rows, np.stack([film for _, film in films]), 0, 0)
 
 
-MIXED = [planted("COVID-19", n < 3) for n in range(4)] + [planted(label, n < 1) for label in ("No finding", "Pneumonia", "Normal") for n in range(2)]
+MIXED = [planted("COVID-19", n < 3) for n in range(4)] + [
+    planted(label, n < 1) for label in ("No finding", "Pneumonia", "Normal") for n in range(2)
+]
 
 
 def test_what_a_pixel_says_is_what_the_metrics_say():
@@ -61,7 +63,9 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
         **{label: {"Normal": 1, "COVID-19": 1, "Bacteria": 0} for label in ("No finding", "Pneumonia", "Normal")},
     }
     assert predictions.predicted.tolist().count("COVID-19") == 6 and len(predictions) == 10
-    assert list(predictions.columns) == list(prediction_table(external_set(MIXED).manifest, np.ones((10, 3)), CLASSES).columns)
+    assert list(predictions.columns) == list(
+        prediction_table(external_set(MIXED).manifest, np.ones((10, 3)), CLASSES).columns
+    )
     batch = np.concatenate(model.batches)
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
 
@@ -140,6 +144,8 @@ def test_an_unknown_set_is_a_sentence(tmp_path):
 
 @pytest.mark.realdata
 def test_the_second_source_of_covid_films_is_read(shared):
-    external = read_external("figure1", trained_on(("figure1", "COVID-00001")), 16, shared / "data", {"No finding": "Normal"})
+    external = read_external(
+        "figure1", trained_on(("figure1", "COVID-00001")), 16, shared / "data", {"No finding": "Normal"}
+    )
     assert external.known == 1 and external.unreadable == 0 and len(external.pixels) == 39
     assert external.manifest.label.value_counts().to_dict() == {"COVID-19": 34, "Normal": 3, "Pneumonia": 2}

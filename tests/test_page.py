@@ -17,10 +17,13 @@ METRICS = {
         "n": 174,
         "accuracy": 0.954,
         "accuracy_interval": [0.91, 0.98],
-        "per_class": {"COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58}},
+        "per_class": {
+            "COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58},
+            "Normal": {"precision": 0.95, "recall": 0.93, "f1": 0.94, "support": 52},
+        },
     },
     "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
-    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37},
+    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37, "untrained": 0.36},
     "audit": {"frame of 15 px": {"value": 0.89, "interval": [0.84, 0.93], "chance": 0.33, "verdict": "A shortcut."}},
     "external": {
         "darkcovidnet": {
@@ -28,7 +31,7 @@ METRICS = {
             "sensitivity": None,
             "specificity": 0.005,
             "specificity_interval": [0.0, 0.03],
-            "called": {"Normal": {"COVID-19": 219, "Normal": 1}},
+            "called": {"Normal": {"Normal": 1, "Bacteria": 0, "COVID-19": 219}},
         }
     },
 }
@@ -57,9 +60,10 @@ def text_of(html):
 
 def test_numbers_stand_beside_what_they_are_compared_with(tmp_path):
     text = text_of(page_of(tmp_path, METRICS, RUN))
-    assert "The model 0.954 (0.910–0.980)" in text
-    assert "8x8 pixels 0.900 (0.850–0.940)" in text
+    assert "The model 0.954 (0.910–0.980) chance 0.527" in text
+    assert "8x8 pixels 0.900 (0.850–0.940) chance 0.527" in text
     assert "Share of heat inside the lungs 0.420 (0.400–0.450) chance 0.370" in text
+    assert "The same of an untrained network 0.360 chance 0.370" in text
     assert "frame of 15 px 0.890 (0.840–0.930) chance 0.330 A shortcut." in text
     assert "Specificity 0.005 (0.000–0.030)" in text
     assert "Sensitivity not measurable here" in text

@@ -72,7 +72,9 @@ def test_covid_chestxray_keeps_frontal_x_rays_and_their_findings(tmp_path):
         assert rows.patient_id.tolist() == [str(n) for n in range(6)] and rows.age.isna().all()
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "Málaga.png"), ("utf-8-sig", "Málaga.png"), ("utf-8", "肺.png")])
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("latin-1", "Málaga.png"), ("utf-8-sig", "Málaga.png"), ("utf-8", "肺.png")]
+)
 def test_metadata_is_read_in_its_encoding(encoding, name, tmp_path):
     rows = covid_chestxray.read(cohen(tmp_path, f" 7 ,F,64,COVID-19,PA,X-ray,{name},,,", encoding=encoding))
     assert labels(rows) == {name: "COVID-19"} and rows.patient_id.tolist() == ["7"]
@@ -105,7 +107,13 @@ def test_a_file_name_does_not_lead_out_of_the_images(name, tmp_path, film):
 def test_a_file_named_twice_counts_once(tmp_path):
     row = "1,F,64,COVID-19,PA,X-ray,a.png,,,"
     chest = covid_chestxray.read(cohen(tmp_path, row, row, row.replace("64", "65"), row.replace("a.png", "b.png")))
-    write_table(tmp_path / "figure1" / "metadata.csv", FIGURE1, "C-1a,,33,COVID-19,PA", "C-1a,,,COVID-19,PA", "C-1b,,,COVID-19,PA")
+    write_table(
+        tmp_path / "figure1" / "metadata.csv",
+        FIGURE1,
+        "C-1a,,33,COVID-19,PA",
+        "C-1a,,,COVID-19,PA",
+        "C-1b,,,COVID-19,PA",
+    )
     for rows, age in ((chest, 64), (figure1.read(tmp_path), 33)):
         assert len(rows) == 2 and rows.image_id.is_unique and rows.index.tolist() == [0, 1]
         assert rows.age[0] == age  # the first row is the one that is kept
@@ -126,7 +134,9 @@ KAGGLE = {
 
 
 def test_kaggle_tells_patients_apart_and_ignores_junk(tmp_path):
-    plant(tmp_path / "chest_xray", *KAGGLE, *(f"train/{kind}/{junk}" for kind in ("NORMAL", "PNEUMONIA") for junk in JUNK))
+    plant(
+        tmp_path / "chest_xray", *KAGGLE, *(f"train/{kind}/{junk}" for kind in ("NORMAL", "PNEUMONIA") for junk in JUNK)
+    )
     plant(tmp_path / "chest_xray", "__MACOSX/train/NORMAL/._IM-0115-0001.jpeg", "train/OTHER/IM-0001-0001.jpeg")
     for place in (tmp_path, tmp_path / "chest_xray"):
         rows = kaggle_chest_xray.read(place)
@@ -138,7 +148,11 @@ def test_kaggle_tells_patients_apart_and_ignores_junk(tmp_path):
 
 def test_darkcovidnet_reads_two_folders_and_ignores_junk(tmp_path):
     films = ("No_findings/00000005_000.png", "No_findings/00000005_001.png", "Pneumonia/00000005_000.png")
-    plant(tmp_path / "darkcovidnet" / "X-Ray Image DataSet", *films, *(f"{kind}/{junk}" for kind in ("Pneumonia", "Covid-19") for junk in JUNK))
+    plant(
+        tmp_path / "darkcovidnet" / "X-Ray Image DataSet",
+        *films,
+        *(f"{kind}/{junk}" for kind in ("Pneumonia", "Covid-19") for junk in JUNK),
+    )
     plant(tmp_path / "darkcovidnet" / "X-Ray Image DataSet", "Covid-19/01.jpeg")
     rows = darkcovidnet.read(tmp_path)
     assert patients(rows) == dict.fromkeys(films, "00000005")
@@ -146,18 +160,32 @@ def test_darkcovidnet_reads_two_folders_and_ignores_junk(tmp_path):
 
 
 def test_figure1_finds_its_images_and_leaves_out_what_is_not_stated(tmp_path):
-    rows = ["COVID-00003a,M,28,COVID-19,AP erect", "COVID-00003b,M,50+,Pneumonia,PA", "COVID-00004,F,,,AP", "COVID-00005,F,,No finding,AP"]
+    rows = [
+        "COVID-00003a,M,28,COVID-19,AP erect",
+        "COVID-00003b,M,50+,Pneumonia,PA",
+        "COVID-00004,F,,,AP",
+        "COVID-00005,F,,No finding,AP",
+    ]
     write_table(tmp_path / "figure1" / "metadata.csv", FIGURE1, *rows)
-    plant(tmp_path / "figure1" / "images", "COVID-00003a.png", "COVID-00003b.JPG", "._COVID-00005.jpg", "COVID-00004.jpg")
+    plant(
+        tmp_path / "figure1" / "images", "COVID-00003a.png", "COVID-00003b.JPG", "._COVID-00005.jpg", "COVID-00004.jpg"
+    )
     rows = figure1.read(tmp_path)
-    assert labels(rows) == {"COVID-00003a.png": "COVID-19", "COVID-00003b.JPG": "Pneumonia", "COVID-00005.jpg": "No finding"}
+    assert labels(rows) == {
+        "COVID-00003a.png": "COVID-19",
+        "COVID-00003b.JPG": "Pneumonia",
+        "COVID-00005.jpg": "No finding",
+    }
     assert rows.patient_id.tolist() == ["COVID-00003", "COVID-00003", "COVID-00005"]
     assert rows.age.fillna(-1).tolist() == [28, -1, -1]
 
 
 @pytest.mark.realdata
 def test_the_real_data_are_as_their_readme_says(shared):
-    rows = {name: SOURCES[name](shared / "data") for name in ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")}
+    rows = {
+        name: SOURCES[name](shared / "data")
+        for name in ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")
+    }
     found = {name: Counter(frame.label) for name, frame in rows.items()}
     ill = rows["covid-chestxray"].query("label == 'COVID-19'")
     assert (len(rows["covid-chestxray"]), len(ill), sum(not Path(path).exists() for path in ill.path)) == (267, 211, 5)

@@ -110,7 +110,11 @@ def test_an_earlier_split_is_forgotten():
     [
         (singles(a=40), {"by": "hospital"}, "unknown split 'hospital'; available: patient, image"),
         (singles(a=40, b=2), {}, "class 'b' has 2 films of 2 patients, too few to put any into validation"),
-        ([*singles(a=40), ("s", "1", "b" * 30)], {}, "class 'b' has 30 films of 1 patients, too few to put any into train and"),
+        (
+            [*singles(a=40), ("s", "1", "b" * 30)],
+            {},
+            "class 'b' has 30 films of 1 patients, too few to put any into train and",
+        ),
         (singles(a=40), {"test": 0}, "class 'a' .* test; add films or change the shares"),
         (singles(a=40), {"test": 0.9}, "class 'a' .* train; add films or change the shares"),
     ],

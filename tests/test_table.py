@@ -50,7 +50,12 @@ def test_a_row_takes_over_every_manifest_column(tmp_path):
     row = table.read(path).iloc[0].to_dict()
     assert row["path"] == str(tmp_path / "films/a.png") and row["lung_mask"] == str(tmp_path / "masks/a.png")
     assert row["image_id"] == "ours/films/a.png" and row["age"] == 61 and row["lesion_mask"] == "" == row["split"]
-    assert [row[name] for name in header.split(",")[1:5]] == ["COVID-19", "p 1", "north", "AP"] and "hospital" not in row
+    assert [row[name] for name in header.split(",")[1:5]] == [
+        "COVID-19",
+        "p 1",
+        "north",
+        "AP",
+    ] and "hospital" not in row
 
 
 def test_what_a_row_does_not_say_has_a_default(tmp_path):
@@ -64,7 +69,9 @@ def test_paths_are_the_users_own_choice(tmp_path, film):
     film(tmp_path / "b.png", seed=2)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link.png").symlink_to(tmp_path / "b.png")
-    path = films(tmp_path / "here", f"path,label\n{tmp_path}/elsewhere/a.png,Normal\n../b.png,Normal\nlink.png,Normal\n")
+    path = films(
+        tmp_path / "here", f"path,label\n{tmp_path}/elsewhere/a.png,Normal\n../b.png,Normal\nlink.png,Normal\n"
+    )
     a, b, link = (decode(path) for path in table.read(path).path)
     assert (a != b).any() and (b == link).all()
 
@@ -91,7 +98,14 @@ def test_repeated_rows_count_once(tmp_path):
 
 
 def test_a_folder_has_one_sub_folder_a_class(tmp_path, film, monkeypatch):
-    for name in ("COVID-19/b.png", "COVID-19/a 肺.JPG", "Normal/a.png", "Normal/._a.png", "loose.png", "Normal/deep/c.png"):
+    for name in (
+        "COVID-19/b.png",
+        "COVID-19/a 肺.JPG",
+        "Normal/a.png",
+        "Normal/._a.png",
+        "loose.png",
+        "Normal/deep/c.png",
+    ):
         film(tmp_path / "ours" / name)
     (tmp_path / "ours" / "Normal" / "Thumbs.db").touch()
     monkeypatch.chdir(tmp_path / "ours")

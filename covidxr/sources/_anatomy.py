@@ -109,14 +109,14 @@ def draw_body(rng, age=None, sex=None, size=None) -> Body:
     60.0
     """
     any_age, any_size, female = rng.uniform(18, 90), rng.uniform(-1, 1), rng.random() < 0.5
-    spread = (0.02, 0.03, 0.035, 0.08, 0.08, 0.07, 0.1, 0.08, 0.03, 0.12)
+    spread = (0.02, 0.03, 0.03, 0.08, 0.08, 0.07, 0.1, 0.08, 0.03, 0.12)
     vary = (1 + np.clip(rng.standard_normal(10), -2, 2) * spread).tolist()
     bend, seed = rng.normal(0, 0.35), int(rng.integers(2**31))
     age, sex = round(float(any_age if age is None else age), 1), sex or ("F" if female else "M")
     size, old = float(any_size if size is None else size), (age - 50) / 40
     tall = (1 + 0.05 * size) * (0.97 if sex == "F" else 1.02)
     typical = (
-        13 * tall, 10.6 + 1.6 * size, 21.5 * tall, 2.9 + 1.6 * size, (2.3 + size) * (sex == "F"),
+        13 * tall, 10.6 + 1.6 * size, 21.8 * tall, 2.9 + 1.6 * size, (2.3 + size) * (sex == "F"),
         tall * (1 + 0.05 * old), 1 + 0.25 * old, 1 - 0.15 * old, 2.25 * tall, 8.5 * tall,
     )  # fmt: skip
     return Body(age, sex, size, *(t * v for t, v in zip(typical, vary, strict=True)), bend, seed)

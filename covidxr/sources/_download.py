@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
-from covidxr.sources._known import Known, implausible, measure, mismatch
+from covidxr.sources._known import Known, measure, unfit
 
 MIRROR_VARIABLE = "COVIDXR_MIRROR"
 CONNECT_SECONDS = 5  # for a host to answer
@@ -33,6 +33,13 @@ GIVE_UP_AFTER = 8  # files failed in a row
 _CHUNK_BYTES = 1 << 16
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _ABSENT_STATUS = (404, 410)
+_WORDS = (
+    (requests.Timeout, "did not answer in time"),
+    (requests.exceptions.ProxyError, "is behind a proxy that cannot be reached"),
+    (requests.exceptions.SSLError, "has a certificate that is not trusted here"),
+    (requests.exceptions.ChunkedEncodingError, "broke off in the middle of a file"),
+    (requests.ConnectionError, "cannot be reached"),
+)
 
 
 class Job(NamedTuple):
@@ -192,36 +199,9 @@ def _download_once(job, meter):
     fetch = HTTPDownloader(progressbar=meter, chunk_size=_CHUNK_BYTES, timeout=timeout, headers=headers)
     with atomic_path(job.target) as temporary:
         fetch(job.url, str(temporary), None)
-        check(temporary, job.path, job.known)
+        if reason := unfit(temporary, job.path, job.known):
+            raise _WrongBytes(reason)
         return measure(temporary)
-
-
-def check(temporary, path: str, known: Known) -> None:
-    """Compare a file that has just arrived with what is known of it.
-
-    Parameters
-    ----------
-    temporary : str or pathlib.Path
-        Where it lies now.
-    path : str
-        What it is going to be called.
-    known : Known
-        What it should be.
-
-    Raises
-    ------
-    Exception
-        Of a private kind, its text the reason, which `download_all` reports.
-
-    Examples
-    --------
-    >>> check(__file__, "fetch.py", Known())
-    """
-    reason = mismatch(temporary, known)
-    if not (known.sha256 or known.git_sha1):
-        reason = reason or implausible(temporary, path)
-    if reason:
-        raise _WrongBytes(reason)
 
 
 def _status(error):
@@ -231,8 +211,7 @@ def _status(error):
 def _is_passing(error):
     if isinstance(error, requests.HTTPError):
         return _status(error) in _PASSING_STATUS
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, _WrongBytes)
-    return isinstance(error, passing)
+    return isinstance(error, (_WrongBytes, *(kind for kind, _ in _WORDS)))
 
 
 def _pause(error, attempt):
@@ -247,16 +226,6 @@ def _plain(error):
         return f"sent wrong bytes: {error}"
     if isinstance(error, requests.HTTPError):
         return f"answered {_status(error)} {error.response.reason}"
-    if isinstance(error, requests.ConnectTimeout):
-        return f"did not answer within {CONNECT_SECONDS} s"
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+    if "Read timed out" in str(error):  # requests calls a stall in mid-file a ConnectionError
         return f"stalled: no byte in {STALL_SECONDS} s"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "is behind a proxy that cannot be reached"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "has a certificate that is not trusted here"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "broke off in the middle of a file"
-    if isinstance(error, requests.ConnectionError):
-        return "cannot be reached"
-    return f"cannot be asked ({error})"
+    return next((words for kind, words in _WORDS if isinstance(error, kind)), f"cannot be asked ({error})")

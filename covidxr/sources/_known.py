@@ -104,15 +104,18 @@ def mismatch(path, known: Known) -> str:
     return ""
 
 
-def implausible(path, name: str) -> str:
-    """Say why a file of which no checksum is known cannot be what its name says, such as a proxy's login page.
+def unfit(path, name: str, known: Known) -> str:
+    """Say why a file that has just arrived cannot be the one asked for.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        The file.
+        Where it lies now.
     name : str
         The name that it is going to have.
+    known : Known
+        What it should be. Without a checksum it must at least begin like what its name says, and not like the login
+        page of a proxy.
 
     Returns
     -------
@@ -124,10 +127,14 @@ def implausible(path, name: str) -> str:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a"
     >>> _ = path.write_text("<html>Please log in</html>")
-    >>> implausible(path, "film.png")
+    >>> unfit(path, "film.png", Known())
     "not an image: it begins with b'<html>Please log'"
     """
-    suffix = Path(name).suffix.lower()
+    checked = known.sha256 or known.git_sha1
+    return mismatch(path, known) or ("" if checked else _implausible(path, Path(name).suffix.lower()))
+
+
+def _implausible(path, suffix):
     with open(path, "rb") as file:
         start = file.read(16)
     if suffix in IMAGE_SUFFIXES and not start.startswith(_IMAGE_STARTS):

@@ -1,10 +1,12 @@
-"""The record beside a source's files, ``fetched.json``: which came from where, with size and SHA-256 sum.
+"""The record beside a source's files, ``fetched.json``, and the report of one fetch.
 
-What the package's frozen list does not know is recorded when a file first arrives, and checked from then on.
+The record says which file came from where, with size and SHA-256 sum. What the package's frozen list does not know is
+recorded when a file first arrives, and checked from then on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from covidxr.errors import CovidxrError
@@ -46,7 +48,7 @@ class Ledger:
             files = read_json(self.folder / LEDGER).get("files", {})
             self._known = {path: Known(entry["size"], entry["sha256"]) for path, entry in files.items()}
         except (AttributeError, KeyError, TypeError) as error:
-            raise CovidxrError(f"{self.folder / LEDGER}: not a record of fetched files; delete it and try again") from error
+            raise CovidxrError(f"{self.folder / LEDGER}: not a record of fetched files; delete it") from error
         self.files = files
         self._saved = dict(files)
 
@@ -118,5 +120,84 @@ def shorten(names, shown: int = 3) -> str:
     '1 file (a.png)'
     """
     first = ", ".join(Path(name).name for name in names[:shown])
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} file{'s' * (len(names) != 1)} ({first}{more})"
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return f"{len(names):,} file{'s' * (len(names) != 1)}" + (f" ({first}{more})" if names else "")
+
+
+@dataclass
+class Fetched:
+    """What a fetch did; as text, the summary for a person.
+
+    Parameters
+    ----------
+    source : str
+        The source's name.
+    folder : pathlib.Path
+        Where its files lie.
+    new, kept, changed, absent : list of str
+        Paths within the folder: those that arrived; those that were there; of the new ones, those that had been there but
+        were no longer what had been fetched; and those that the server does not have.
+    bytes : int
+        Size of the new ones.
+
+    Examples
+    --------
+    >>> done = Fetched("figure1", Path("data/figure1"), kept=["metadata.csv"])
+    >>> done.note("images/a.png", Known(5_000_000))
+    >>> print(done)
+    figure1: 2 files in data/figure1, 1 of them fetched now (5.0 MB)
+    """
+
+    source: str
+    folder: Path
+    new: list = field(default_factory=list)
+    kept: list = field(default_factory=list)
+    changed: list = field(default_factory=list)
+    absent: list = field(default_factory=list)
+    bytes: int = 0
+
+    def note(self, path: str, known: Known) -> None:
+        """Count a file that has arrived."""
+        self.new.append(path)
+        self.bytes += known.size
+
+    def __str__(self) -> str:
+        files = f"{len(self.new) + len(self.kept):,} files in {self.folder}"
+        text = f"{self.source}: {files}, {len(self.new):,} of them fetched now ({self.bytes / 1e6:.1f} MB)"
+        if self.changed:
+            text += f"\n  changed since they were fetched, so fetched again: {shorten(self.changed)}"
+        if self.absent:
+            text += f"\n  the server does not have {shorten(self.absent)}; their rows will be rejected"
+        return text
+
+
+def incomplete(origin, done: Fetched, lost, reason: str) -> CovidxrError:
+    """Build the error for files that could not be had: how many, the first names, why, and how to get them.
+
+    Parameters
+    ----------
+    origin : covidxr.sources._origins.Origin
+        The source.
+    done : Fetched
+        What has been done so far.
+    lost : list of str
+        What is missing.
+    reason : str
+        Why the first of them is.
+
+    Returns
+    -------
+    CovidxrError
+        To be raised by the caller.
+
+    Examples
+    --------
+    >>> from covidxr.sources._origins import ORIGINS
+    >>> print(incomplete(ORIGINS["figure1"], Fetched("figure1", Path("data/figure1")), ["a.png"], "example.org stalled"))
+    figure1: still missing 1 file (a.png): example.org stalled. 0 files are in data/figure1 and kept; the same command goes on. ...
+    """
+    return CovidxrError(
+        f"{origin.name}: still missing {shorten(lost)}: {reason}. {len(done.new) + len(done.kept):,} files are in "
+        f"{done.folder} and kept; the same command goes on. Behind a proxy set HTTPS_PROXY; for a mirror give --mirror or "
+        f"set COVIDXR_MIRROR; without a network get {origin.by_hand} elsewhere and give it with --from FILE.zip"
+    )

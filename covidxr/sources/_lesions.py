@@ -64,21 +64,22 @@ def _ground_glass(chest, rng):
     n, field = len(chest.y), 0.0
     for side in (-1, 1):
         for _ in range(rng.integers(2, 5)):
-            centre = 0.5 + 0.42 * rng.beta(3, 1.5), 0.25 + 0.72 * rng.beta(3, 1.6)
-            field = np.maximum(field, _spot(chest, side, centre, (rng.uniform(0.16, 0.3), rng.uniform(0.12, 0.26))))
+            centre = 0.48 + 0.34 * rng.beta(3, 1.5), 0.25 + 0.67 * rng.beta(3, 1.6)
+            field = np.maximum(field, _spot(chest, side, centre, (rng.uniform(0.14, 0.25), rng.uniform(0.12, 0.24))))
     field = field * (1 + 0.35 * noise(rng, n, 9)) + 0.06 * noise(rng, n, 14, 2)
     return rng.uniform(0.5, 1.0) * _ramp(field, 0.15, 0.8)
 
 
 def _consolidation(chest, rng):
     n, side, big = len(chest.y), rng.choice((-1, 1)), rng.uniform(0.95, 1.45)
-    centre = rng.uniform(0.45, 0.78), rng.uniform(0.15, 0.88)
-    field = _spot(chest, side, centre, (0.36 * big * rng.uniform(0.8, 1.3), 0.19 * big)) * (1 + 0.4 * noise(rng, n, 8))
+    centre = rng.uniform(0.45, 0.75), rng.uniform(0.22, 0.85)
+    field = _spot(chest, side, centre, (0.36 * big * rng.uniform(0.8, 1.3), 0.19 * big))
+    field = field * np.maximum(1 + 0.35 * noise(rng, n, 8), 0.6)
     if rng.random() < 0.4:
         fissure = centre[1] + rng.uniform(0.02, 0.1) + rng.normal(0, 0.1) * (chest.across - centre[0])
         field = field * np.clip(4.5 + 40 * (fissure - chest.down), 0, 1)
     bronchi = 1 - 0.75 * chest.vessels * _ramp(chest.vessels, 0.2, 0.7)
-    return rng.uniform(0.7, 1.0) * _ramp(field, 0.2, 0.7) * bronchi
+    return rng.uniform(0.8, 1.0) * _ramp(field, 0.2, 0.65) * bronchi
 
 
 def _interstitial(chest, rng):

@@ -104,7 +104,7 @@ def make_phantom(label, rng, size=200, *, age=None, sex=None, view=None, body=No
     film = max(size, 160)  # small films are large ones shrunk, so that thin ribs stay thin
     chest = draw_chest(body, draw_pose(rng, view or any_view), rng, round(1.15 * film))
     share = draw_lesion(label, chest, lesions)
-    disease = (SOFT - LUNG) * share * np.minimum(chest.air, 10.0)
+    disease = (SOFT - LUNG) * share * 0.7 * chest.air
     layers = place(np.dstack([chest.attenuation, disease, chest.lungs, share]).astype(np.float32), rng, film)
     image = finish(take(*layers[:3], habits, grain), habits)
     image, lungs, share = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, *layers[2:]))

@@ -45,7 +45,8 @@ def read(data_dir):
         raise CovidxrError(f"{place}: the table has no rows")
     blank = (table.path == "") | (table.label == "")
     if blank.any():
-        raise CovidxrError(f"{place}: {blank.sum()} of {len(table)} rows lack path or label, the first is row {blank.argmax() + 1}")
+        first = blank.to_numpy().argmax() + 1
+        raise CovidxrError(f"{place}: {blank.sum()} of {len(table)} rows lack path or label, the first is row {first}")
     rows = manifest_rows(_row(place, row) for row in table.to_dict("records")).drop_duplicates(ignore_index=True)
     twice = rows.image_id[rows.image_id.duplicated()]
     if len(twice):
