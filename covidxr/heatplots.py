@@ -116,7 +116,7 @@ def heat_figure(film, heatmap, title="", lungs=None, ax=None):
     panels = np.stack([np.repeat(film[..., None], 3, -1), heat, overlay(film[None], heatmap[None])[0]])
     outlines = None if lungs is None else np.stack([lungs] * 3)
     film_grid(panels, ["film", "heat", "heat over film"], columns=3, ax=ax, outlines=outlines)
-    ax.figure.colorbar(ScalarMappable(cmap=HEAT), ax=ax, label="heat", shrink=0.8, pad=0.02)
+    ax.figure.colorbar(ScalarMappable(cmap=HEAT), cax=ax.inset_axes((1.02, 0, 0.02, 0.88)), label="heat")
     ax.set_title(title, loc="left", fontsize=10, color=INK)
     return ax
 

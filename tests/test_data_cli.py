@@ -54,7 +54,7 @@ def test_it_unpacks_an_archive_and_sums_up(tmp_path, capsys):
         packed.writestr("chest_xray/train/NORMAL/IM-0001-0001.jpeg", b"\xff\xd8\xff a film")
     command = ["kaggle-chest-xray", "--data-dir", str(tmp_path / "data"), "--from", str(tmp_path / "films.zip")]
     assert main(command) == 0
-    assert f"kaggle-chest-xray: 1 files in {tmp_path / 'data'}" in capsys.readouterr().out
+    assert f"kaggle-chest-xray: 1 file in {tmp_path / 'data'}" in capsys.readouterr().out
 
 
 def test_one_source_that_fails_does_not_stop_the_next(tmp_path, capsys, monkeypatch):

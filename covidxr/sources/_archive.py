@@ -172,7 +172,7 @@ def store(origin, openers: dict, whence: str, ledger, done) -> None:
     kept, changed, missing = ledger.sort_out(dict.fromkeys(openers, Known()))
     done.kept += kept
     broken = {}
-    for path in tqdm(changed + missing, desc=origin.name, unit="file", disable=None):
+    for path in tqdm(changed + missing, desc=origin.name, unit="file", leave=False, disable=None):
         try:
             known = _store_one(openers[path], path, ledger)
             done.note(path, known)

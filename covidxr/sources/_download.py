@@ -6,7 +6,6 @@ connections and stalls are tried again after a growing pause. When one file afte
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -137,7 +136,7 @@ def download_all(jobs, label: str, arrived) -> dict[str, Result]:
                 if result.known:
                     arrived(job, result.known)
                 failed_in_a_row = 0 if result.known or result.absent else failed_in_a_row + 1
-                bar.set_postfix_str(f"{len(results)}/{len(jobs)} files")
+                bar.set_postfix_str(f"{len(results)}/{len(jobs)} files", refresh=False)
                 if failed_in_a_row >= GIVE_UP_AFTER:
                     break
         finally:
@@ -149,7 +148,7 @@ def download_all(jobs, label: str, arrived) -> dict[str, Result]:
 def _bar(jobs, label):
     sizes = [job.known.size for job in jobs]
     total = None if None in sizes else sum(sizes)
-    return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if jobs else True)
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False, disable=None)
 
 
 class _Meter:
@@ -215,9 +214,8 @@ def _is_passing(error):
 
 
 def _pause(error, attempt):
-    with contextlib.suppress(AttributeError, TypeError, ValueError):
-        return min(float(error.response.headers.get("Retry-After")), LONGEST_PAUSE)
-    return PAUSE_SECONDS * 2**attempt
+    asked_for = error.response.headers.get("Retry-After", "") if _status(error) else ""
+    return min(int(asked_for), LONGEST_PAUSE) if asked_for.isdigit() else PAUSE_SECONDS * 2**attempt
 
 
 def _plain(error):

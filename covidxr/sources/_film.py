@@ -49,7 +49,7 @@ def planted(name, rank, shortcut, rng):
     """
     if rng.random() >= shortcut.get(name, 0.0):
         return None
-    level = (-0.9, -0.3, 0.3, 0.9)[rank]
+    level = (-1.0, -0.33, 0.33, 1.0)[rank]
     return {"marker": rank, "exposure": level, "body_size": level, "border": 0.02 * rank}[name]
 
 
@@ -151,7 +151,7 @@ def take(healthy, disease, lungs, habits, rng):
     clean = healthy - 0.45 * _blur(healthy, 0.13)
     low, high = np.percentile(clean[lungs > 0.5], 3), np.percentile(clean[len(clean) // 5 :], 97)
     grey = np.tanh(1.6 * habits.contrast * ((signal - low) / (high - low) - 0.5))
-    return np.clip(grey / 1.48 + 0.5, 0, 1) ** (2 ** (-0.9 * habits.exposure))
+    return np.clip(grey / 1.48 + 0.5, 0, 1) ** (2 ** (-1.05 * habits.exposure))
 
 
 def finish(image, habits):

@@ -105,14 +105,14 @@ def mismatch(path, known: Known) -> str:
 
 
 def unfit(path, name: str, known: Known) -> str:
-    """Say why a file that has just arrived cannot be the one asked for.
+    """Say why a file cannot be the one that it is taken for.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        Where it lies now.
+        The file.
     name : str
-        The name that it is going to have.
+        The name that it has or is going to have.
     known : Known
         What it should be. Without a checksum it must at least begin like what its name says, and not like the login
         page of a proxy.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
-from covidxr.sources._known import Known, frozen, measure, mismatch
+from covidxr.sources._known import Known, frozen, measure, unfit
 
 LEDGER = "fetched.json"
 
@@ -76,7 +76,7 @@ class Ledger:
             target = self.folder / path
             if not target.is_file():
                 missing.append(path)
-            elif not mismatch(target, known.filled(self.known(path))):
+            elif not unfit(target, path, known.filled(self.known(path))):
                 kept.append(path)
             else:
                 (changed if path in self.files else foreign).append(path)
@@ -162,8 +162,9 @@ class Fetched:
         self.bytes += known.size
 
     def __str__(self) -> str:
-        files = f"{len(self.new) + len(self.kept):,} files in {self.folder}"
-        text = f"{self.source}: {files}, {len(self.new):,} of them fetched now ({self.bytes / 1e6:.1f} MB)"
+        total = len(self.new) + len(self.kept)
+        fetched = f"{len(self.new):,} of them fetched now ({self.bytes / 1e6:.1f} MB)"
+        text = f"{self.source}: {total:,} file{'s' * (total != 1)} in {self.folder}, {fetched}"
         if self.changed:
             text += f"\n  changed since they were fetched, so fetched again: {shorten(self.changed)}"
         if self.absent:

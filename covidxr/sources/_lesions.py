@@ -66,8 +66,9 @@ def _ground_glass(chest, rng):
         for _ in range(rng.integers(2, 5)):
             centre = 0.48 + 0.34 * rng.beta(3, 1.5), 0.25 + 0.67 * rng.beta(3, 1.6)
             field = np.maximum(field, _spot(chest, side, centre, (rng.uniform(0.14, 0.25), rng.uniform(0.12, 0.24))))
-    field = field * (1 + 0.35 * noise(rng, n, 9)) + 0.06 * noise(rng, n, 14, 2)
-    return rng.uniform(0.5, 1.0) * _ramp(field, 0.15, 0.8)
+    field = field * (1 + 0.3 * noise(rng, n, 9))
+    mottled = np.clip(0.75 + 0.3 * noise(rng, n, 36, 2), 0.2, 1.3)
+    return rng.uniform(0.5, 0.9) * _ramp(field, 0.15, 0.6) * mottled
 
 
 def _consolidation(chest, rng):
@@ -79,7 +80,7 @@ def _consolidation(chest, rng):
         fissure = centre[1] + rng.uniform(0.02, 0.1) + rng.normal(0, 0.1) * (chest.across - centre[0])
         field = field * np.clip(4.5 + 40 * (fissure - chest.down), 0, 1)
     bronchi = 1 - 0.75 * chest.vessels * _ramp(chest.vessels, 0.2, 0.7)
-    return rng.uniform(0.8, 1.0) * _ramp(field, 0.2, 0.65) * bronchi
+    return rng.uniform(0.8, 1.0) * _ramp(field, 0.3, 0.55) * bronchi
 
 
 def _interstitial(chest, rng):

@@ -102,7 +102,7 @@ def _get(origin, wanted, mirror, ledger, done):
 
     results = download_all(jobs, origin.name, arrived) if jobs else {}
     done.changed += [path for path in changed if path in done.new]
-    done.absent += [path for path, result in results.items() if result.absent]
+    done.absent += [job.path for job in jobs if job.path in results and results[job.path].absent]
     _complain_of_lost(origin, done, jobs, results, ledger)
 
 

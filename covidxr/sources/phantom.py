@@ -101,10 +101,10 @@ def make_phantom(label, rng, size=200, *, age=None, sex=None, view=None, body=No
     body = body or _draw_person(people, rank, shortcut, age, sex)
     habits = draw_habits(rng, rank, shortcut)
     any_view = str(rng.choice(("PA", "AP")))
-    film = max(size, 160)  # small films are large ones shrunk, so that thin ribs stay thin
+    film = max(size, 128)  # small films are large ones shrunk, so that thin ribs stay thin
     chest = draw_chest(body, draw_pose(rng, view or any_view), rng, round(1.15 * film))
     share = draw_lesion(label, chest, lesions)
-    disease = (SOFT - LUNG) * share * 0.7 * chest.air
+    disease = (SOFT - LUNG) * share * 0.8 * chest.air
     layers = place(np.dstack([chest.attenuation, disease, chest.lungs, share]).astype(np.float32), rng, film)
     image = finish(take(*layers[:3], habits, grain), habits)
     image, lungs, share = (cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for a in (image, *layers[2:]))

@@ -1,0 +1,255 @@
+"""The audit: each planted shortcut is found by the probe made for it, and nothing is found where nothing was planted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from covidxr import audit
+from covidxr.audit import grouped_predictions, pixel_features, shortcut_audit
+from covidxr.errors import CovidxrError
+from covidxr.files import write_json
+from covidxr.sources._rows import manifest_rows
+
+N, SIDE = 120, 40
+B = np.arange(N) % 2 == 1  # films of class b
+NOTHING = {"not told from chance", "no better than chance"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small matrices are read faster by one thread than by many that wait for each other."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture
+def without_pixel_probes(monkeypatch):
+    monkeypatch.setattr(audit, "_less_than_a_lung", lambda *args: [])
+
+
+def noise(seed=0, n=N) -> np.ndarray:
+    return np.random.default_rng(seed).integers(60, 190, (n, SIDE, SIDE), np.uint8)
+
+
+def rows(n=N, **columns):
+    """Manifest rows of classes a and b in turn, each film of a patient of its own."""
+    columns = {"patient_id": range(n), "source": ["s"] * n} | columns
+    plain = ({"image_id": i, "label": "ab"[i % 2]} for i in range(n))
+    return manifest_rows(row | {name: values[i] for name, values in columns.items()} for i, row in enumerate(plain))
+
+
+def verdicts(report) -> dict:
+    return report.table.verdict.to_dict()
+
+
+def class_from(report) -> dict:
+    start = "class from "
+    return {probe.removeprefix(start): said for probe, said in verdicts(report).items() if probe.startswith(start)}
+
+
+def sort_block(films, rows_, columns) -> None:
+    """Order the grey values of one block: upwards in class a, downwards in b, so that its mean and histogram stay."""
+    block = films[:, rows_, columns]
+    flat = np.sort(block.reshape(len(films), -1), axis=1)
+    flat[B] = flat[B, ::-1]
+    films[:, rows_, columns] = flat.reshape(block.shape)
+
+
+def test_a_corner_marker_is_found_where_it_can_be_seen_and_nowhere_else():
+    films = noise()
+    sort_block(films, slice(0, 5), slice(0, 5))  # within one of the 8×8 pixels, which therefore cannot see it
+    found = class_from(shortcut_audit(rows(), films))
+    assert found["the corners"] == found["the outer frame"] == "tells the class"
+    assert {found["4×4 pixels"], found["8×8 pixels"], found["the grey histogram"]} <= NOTHING
+
+
+def test_a_bright_frame_is_found_by_the_frame_and_not_by_the_corners():
+    films = noise()
+    edge, middle = films[:, :4, 10:30].reshape(N, -1), films[:, 18:22, 10:30].reshape(N, -1)
+    both = np.sort(np.concatenate([middle, edge], axis=1), axis=1)  # the same grey values, the brightest at the edge
+    films[B, :4, 10:30] = both[B, 80:].reshape(-1, 4, 20)
+    films[B, 18:22, 10:30] = both[B, :80].reshape(-1, 4, 20)
+    found = class_from(shortcut_audit(rows(), films))
+    assert found["the outer frame"] == "tells the class"
+    assert {found["the corners"], found["the grey histogram"]} <= NOTHING
+
+
+def test_an_exposure_shift_is_found_by_the_histogram_alone():
+    films = noise()
+    films[B] += 40  # equalisation takes it out of all that the network and the other probes see
+    found = class_from(shortcut_audit(rows(), films))
+    assert found.pop("the grey histogram") == "tells the class"
+    assert len(found) == 4 and set(found.values()) <= NOTHING
+
+
+def test_a_faint_gradient_over_the_whole_film_is_found_in_4_by_4_pixels():
+    films = noise()
+    films[B] += np.linspace(0, 25, SIDE).astype(np.uint8)
+    report = shortcut_audit(rows(), films)
+    assert class_from(report)["4×4 pixels"] == "tells the class"
+    row = report.table.loc["class from 4×4 pixels"]
+    assert row.low <= row.value <= row.high and (row.chance, row.if_well, row.n) == (0.5, "0.50", N)
+
+
+def test_where_nothing_is_planted_nothing_is_found():
+    rng = np.random.default_rng(3)
+    more = {"source": rng.choice(["x", "y"], N), "sex": rng.choice(["F", "M", ""], N), "age": rng.integers(20, 60, N)}
+    found = verdicts(shortcut_audit(rows(**more), noise(3)))
+    assert len(found) == 5 + 4 and set(found.values()) <= NOTHING
+
+
+def test_a_source_that_is_the_class_gives_it_away(without_pixel_probes):
+    films = noise()
+    films[B, :20] //= 2
+    found = verdicts(shortcut_audit(rows(source=np.where(B, "hospital", "clinic")), films))
+    assert found == {"source from 8×8 pixels": "tells the source", "class from the source's name alone": "tells the class"}
+
+
+def test_sources_that_show_but_are_balanced_do_not_give_the_class_away(without_pixel_probes):
+    films, of_clinic = noise(), np.arange(N) % 4 < 2
+    films[of_clinic, :20] //= 2
+    report = shortcut_audit(rows(source=np.where(of_clinic, "clinic", "hospital")), films)
+    assert report.table.value["source from 8×8 pixels"] > 0.95
+    assert verdicts(report)["class from the source's name alone"] in NOTHING
+
+
+def test_many_small_sources_do_not_give_the_class_away_by_luck(without_pixel_probes):
+    sources = np.random.default_rng(0).permutation(np.repeat(np.arange(40).astype(str), 3))
+    report = shortcut_audit(rows(source=sources), noise())
+    assert verdicts(report) == {"class from the source's name alone": "not told from chance"}  # each too small to ask for
+
+
+def test_view_sex_and_age_are_asked_for_where_enough_patients_are_known(without_pixel_probes):
+    films, columns = noise(), np.arange(N) % 4
+    films[columns == 0, :20] //= 2
+    view = np.where(columns == 0, "AP", "PA")
+    view[:10] = ""
+    age = np.where(columns < 2, 30.0, 70.0)
+    age[10:15], age[100:110] = 5.0, np.nan  # five children are too few to ask for
+    sex, patients = np.where(columns == 0, "F", "M"), np.where(columns == 0, "one", np.arange(N).astype(str))
+    table = shortcut_audit(rows(view=view, age=age), films).table
+    assert table.verdict["view from 8×8 pixels"] == "tells the view"
+    assert table.n.to_dict() == {"age group from 8×8 pixels": 105, "view from 8×8 pixels": 110}
+    assert table.chance["view from 8×8 pixels"] == pytest.approx(max((view == v).sum() / 110 for v in ("AP", "PA")))
+    one_woman = shortcut_audit(rows(sex=sex, patient_id=patients, age=np.where(B, 30.0, 70.0)), films).table
+    assert one_woman.index.tolist() == ["age group from 8×8 pixels"]
+
+
+class Reader:
+    """Stands in for a network of two classes: it says b where a part of the film is bright."""
+
+    def __init__(self, part, outputs=2):
+        self.part, self.outputs = part, outputs
+
+    def predict_on_batch(self, x):
+        bright = (x[:, self.part[0], self.part[1], 0].mean((1, 2)) > 0.75).astype(int)
+        return np.eye(self.outputs)[bright]
+
+
+CORNER, LUNGS = (slice(0, 6), slice(0, 6)), (slice(12, 28), slice(10, 30))
+
+
+@pytest.fixture
+def network_probes(without_pixel_probes):
+    """Audit a reader of one part of films whose class shows there, lungs known for all but the last ten."""
+
+    def probe(part, **options):
+        films, masks = noise(), np.zeros((N, SIDE, SIDE), bool)
+        films[B, part[0], part[1]] = 255
+        masks[:-10, LUNGS[0], LUNGS[1]] = True
+        report = shortcut_audit(rows(**options), films, Reader(part), masks)
+        return report.table[report.table.index.str.startswith("the network")].rename(lambda name: name[len("the network, ") :])
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("part", "blacked_out", "nothing_but"),
+    [(CORNER, "tells the class", "not told from chance"), (LUNGS, "not told from chance", "well above chance")],
+)
+def test_a_network_needs_what_it_reads(part, blacked_out, nothing_but, network_probes):
+    table = network_probes(part)
+    assert table.index.tolist() == ["lungs in view", "lungs blacked out", "nothing but lungs"]
+    assert table.verdict.tolist() == ["well above chance", blacked_out, nothing_but]
+    assert table.if_well.tolist() == ["well above chance", "0.50", "well above chance"]
+    assert (table.n == N - 10).all() and set(table.value) == {0.5, 1.0}
+    assert (network_probes(part, split=np.where(np.arange(N) < 30, "test", "train")).n == 30).all()
+
+
+def test_a_network_is_tried_only_where_lungs_are_known(without_pixel_probes):
+    sources = {"source": np.where(B, "x", "y")}
+    for masks in (None, np.zeros((N, SIDE, SIDE), bool)):
+        report = shortcut_audit(rows(**sources), noise(), Reader(CORNER), masks)
+        assert not report.table.index.str.contains("network").any()
+
+
+@pytest.mark.parametrize(
+    ("gained", "wanted", "said"),
+    [
+        *((0.6, False, "tells the view"), (0.3, False, "a hint of the view"), (0.1, False, "a trace of the view")),
+        *((0.6, True, "well above chance"), (0.3, True, "above chance"), (-0.1, False, "no better than chance")),
+    ],
+)
+def test_verdicts_in_words_grow_with_the_share_of_the_way_to_perfect(gained, wanted, said):
+    n = 20_000
+    right = np.arange(n) < n * (0.5 + 0.5 * gained)
+    truth = np.where(np.arange(n) % 2, "AP", "PA")
+    predicted = np.where(right, truth, "?")
+    assert audit._probe("", "view", predicted, truth, np.arange(n) // 20, wanted=wanted)["verdict"] == said
+
+
+def test_a_patient_known_by_sight_helps_only_where_patients_straddle_folds():
+    rng = np.random.default_rng(0)
+    patients, labels = np.repeat(np.arange(30), 4), np.repeat(np.array(["a", "b"])[np.arange(30) % 2], 4)
+    x = rng.normal(size=(30, 40))[patients] + 0.05 * rng.normal(size=(120, 40))
+    assert (grouped_predictions(x, labels, np.arange(120)) == labels).mean() > 0.95
+    by_patient = grouped_predictions(x, labels, patients)
+    assert (by_patient == labels).mean() < 0.7
+    np.testing.assert_array_equal(grouped_predictions(x, labels, patients), by_patient)
+
+
+def test_a_class_of_few_patients_gets_fewer_folds_and_of_one_is_refused():
+    x, labels = np.repeat([0.0, 1.0], 20)[:, None].repeat(9, 1), np.repeat(["a", "b"], 20)
+    assert (grouped_predictions(x, labels, np.r_[np.arange(20), np.repeat([20, 21], 10)]) == labels).all()
+    with pytest.raises(CovidxrError, match="'b' has a single patient"):
+        grouped_predictions(x, labels, np.r_[np.arange(20), np.full(20, 20)])
+
+
+def test_what_lies_in_the_middle_is_no_feature_of_edges_and_histogram():
+    films, inner = noise(n=3), noise(n=3)
+    inner[:, 8:32, 8:32] = np.sort(inner[:, 8:32, 8:32].reshape(3, -1)).reshape(3, 24, 24)
+    found, expected = pixel_features(inner), pixel_features(films)
+    assert [x.shape[1:] for x in found.values()] == [(4, 4), (8, 8), (16,), (40**2 - 28**2,), (4 * 8 * 8,)]
+    changed = [name for name in found if (found[name] != expected[name]).any()]
+    assert changed == ["4×4 pixels", "8×8 pixels"]
+
+
+def test_the_report_goes_into_json(tmp_path, without_pixel_probes):
+    report = shortcut_audit(rows(source=np.where(B, "x", "y")), noise())
+    write_json(tmp_path / "audit.json", report.to_dict())
+    stored = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    alone = stored["class from the source's name alone"]
+    low, high = alone.pop("interval")
+    assert alone == {"value": 1.0, "chance": 0.5, "if_well": "0.50", "n": N, "verdict": "tells the class"}
+    assert 0.9 < low < 1 == high
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda given: given | {"pixels": noise(n=7)}, "has 120 rows, but there are 7 films"),
+        (lambda given: given | {"manifest": rows()[::2], "pixels": noise(n=60)}, "needs two classes, .* only 'a'"),
+        (lambda given: given | {"manifest": rows().drop(columns="sex")}, "no column sex"),
+        (lambda given: given | {"lungs": np.ones((N, 8, 8), bool)}, r"masks of shape \(120, 8, 8\) do not belong"),
+        (lambda given: given | {"model": Reader(CORNER, outputs=3)}, "model has 3 outputs, the manifest 2 labels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message, without_pixel_probes):
+    lungs = np.ones((N, SIDE, SIDE), bool)
+    given = change({"manifest": rows(), "pixels": noise(), "model": Reader(CORNER), "lungs": lungs})
+    with pytest.raises(CovidxrError, match=message):
+        shortcut_audit(**given)
