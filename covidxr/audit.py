@@ -21,7 +21,7 @@ from covidxr.splits import check_manifest
 
 AGE_GROUPS = (0, 18, 40, 60, 120)
 FEWEST = 10  # patients a group needs before it is asked for
-CROSS_VALIDATED = 1.5  # folds share training films, so their interval is widened (Nadeau and Bengio: √(1 + 5 folds / 4))
+CROSS_VALIDATED = 1.5  # folds share training films, so intervals are widened (Nadeau and Bengio: √(1 + 5 folds / 4))
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
     labels, groups = np.asarray(labels, dtype=str), np.asarray(groups, dtype=str)
     patients = pd.Series(groups).groupby(labels).nunique()
     if patients.min() < 2:
-        raise CovidxrError(f"{patients.idxmin()!r} has a single patient, so it cannot be cross-validated by patient; add films")
+        raise CovidxrError(f"{patients.idxmin()!r} has one patient only and cannot be cross-validated by patient; add films")
     predicted = np.empty(len(labels), dtype=labels.dtype)
     folds = StratifiedGroupKFold(int(min(5, patients.min())), shuffle=True, random_state=seed)
     for train, test in folds.split(x, labels, groups):
@@ -205,7 +205,8 @@ def _less_than_a_lung(manifest, pixels, seed):
 def _whose_film(manifest, pixels, seed):
     x, patients = _shrink(preprocess(pixels)[..., 0], 8), _patients(manifest)
     ages = pd.cut(manifest.age, AGE_GROUPS, right=False).astype(str).replace("nan", "")
-    for name, values in {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}.items():
+    columns = {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}
+    for name, values in columns.items():
         of_each = pd.Series(patients)[values != ""].groupby(values).nunique()
         rows = np.flatnonzero(values.isin(of_each.index[of_each >= FEWEST]))
         known = values.to_numpy(dtype=str)[rows]
@@ -236,12 +237,13 @@ def _without_lungs(manifest, pixels, model, lungs):
         if probabilities.shape[1] != len(classes):
             raise CovidxrError(f"the model has {probabilities.shape[1]} outputs, the manifest {len(classes)} labels")
         predicted, wanted = classes[probabilities.argmax(1)], name != "lungs blacked out"
-        yield _probe(f"the network, {name}", "class", predicted, labels, patients, wanted=wanted)
+        # Lungs may be known for one class alone, so chance is naming one of the network's classes blindly.
+        yield _probe(f"the network, {name}", "class", predicted, labels, patients, wanted=wanted, chance=1 / len(classes))
 
 
-def _probe(name, asked, predicted, truth, patients, *, wanted=False, widen=1.0):
+def _probe(name, asked, predicted, truth, patients, *, wanted=False, widen=1.0, chance=None):
     correct = predicted == truth
-    chance = float(pd.Series(truth).value_counts(normalize=True).max())
+    chance = chance or float(pd.Series(truth).value_counts(normalize=True).max())
     low, high = bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
     if correct.all() or not correct.any():  # a bootstrap of equal values has no width
         low, high = wilson_interval(correct.sum(), len(correct))

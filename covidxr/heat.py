@@ -113,7 +113,7 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
     0.5
     """
     if not Path(coco).is_file():
-        raise CovidxrError(f"{coco}: no such file of lung boxes; name a COCO annotation file, or leave lung_masks empty")
+        raise CovidxrError(f"{coco}: no such file of lung boxes; name a COCO annotation file or leave lung_masks empty")
     try:
         content = json.loads(Path(coco).read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}

@@ -106,7 +106,8 @@ def test_a_source_that_is_the_class_gives_it_away(without_pixel_probes):
     films = noise()
     films[B, :20] //= 2
     found = verdicts(shortcut_audit(rows(source=np.where(B, "hospital", "clinic")), films))
-    assert found == {"source from 8×8 pixels": "tells the source", "class from the source's name alone": "tells the class"}
+    assert list(found) == ["source from 8×8 pixels", "class from the source's name alone"]
+    assert list(found.values()) == ["tells the source", "tells the class"]
 
 
 def test_sources_that_show_but_are_balanced_do_not_give_the_class_away(without_pixel_probes):
@@ -118,9 +119,8 @@ def test_sources_that_show_but_are_balanced_do_not_give_the_class_away(without_p
 
 
 def test_many_small_sources_do_not_give_the_class_away_by_luck(without_pixel_probes):
-    sources = np.random.default_rng(0).permutation(np.repeat(np.arange(40).astype(str), 3))
-    report = shortcut_audit(rows(source=sources), noise())
-    assert verdicts(report) == {"class from the source's name alone": "not told from chance"}  # each too small to ask for
+    report = shortcut_audit(rows(source=np.random.default_rng(0).permutation(N) // 3), noise())
+    assert list(verdicts(report).values()) == ["not told from chance"]  # no source is large enough to be asked for
 
 
 def test_view_sex_and_age_are_asked_for_where_enough_patients_are_known(without_pixel_probes):
@@ -134,9 +134,8 @@ def test_view_sex_and_age_are_asked_for_where_enough_patients_are_known(without_
     table = shortcut_audit(rows(view=view, age=age), films).table
     assert table.verdict["view from 8×8 pixels"] == "tells the view"
     assert table.n.to_dict() == {"age group from 8×8 pixels": 105, "view from 8×8 pixels": 110}
-    assert table.chance["view from 8×8 pixels"] == pytest.approx(max((view == v).sum() / 110 for v in ("AP", "PA")))
-    one_woman = shortcut_audit(rows(sex=sex, patient_id=patients, age=np.where(B, 30.0, 70.0)), films).table
-    assert one_woman.index.tolist() == ["age group from 8×8 pixels"]
+    one_woman = shortcut_audit(rows(sex=sex, patient_id=patients, age=age), films).table
+    assert not one_woman.index.str.startswith("sex").any()
 
 
 class Reader:
@@ -155,14 +154,12 @@ CORNER, LUNGS = (slice(0, 6), slice(0, 6)), (slice(12, 28), slice(10, 30))
 
 @pytest.fixture
 def network_probes(without_pixel_probes):
-    """Audit a reader of one part of films whose class shows there, lungs known for all but the last ten."""
-
     def probe(part, **options):
         films, masks = noise(), np.zeros((N, SIDE, SIDE), bool)
-        films[B, part[0], part[1]] = 255
+        films[B, part[0], part[1]] = 255  # the class shows in that part
         masks[:-10, LUNGS[0], LUNGS[1]] = True
-        report = shortcut_audit(rows(**options), films, Reader(part), masks)
-        return report.table[report.table.index.str.startswith("the network")].rename(lambda name: name[len("the network, ") :])
+        table = shortcut_audit(rows(**options), films, Reader(part), masks).table
+        return table[table.index.str.startswith("the network, ")].rename(lambda name: name.split(", ")[1])
 
     return probe
 
@@ -181,9 +178,8 @@ def test_a_network_needs_what_it_reads(part, blacked_out, nothing_but, network_p
 
 
 def test_a_network_is_tried_only_where_lungs_are_known(without_pixel_probes):
-    sources = {"source": np.where(B, "x", "y")}
     for masks in (None, np.zeros((N, SIDE, SIDE), bool)):
-        report = shortcut_audit(rows(**sources), noise(), Reader(CORNER), masks)
+        report = shortcut_audit(rows(source=B.astype(str)), noise(), Reader(CORNER), masks)
         assert not report.table.index.str.contains("network").any()
 
 
@@ -215,7 +211,7 @@ def test_a_patient_known_by_sight_helps_only_where_patients_straddle_folds():
 def test_a_class_of_few_patients_gets_fewer_folds_and_of_one_is_refused():
     x, labels = np.repeat([0.0, 1.0], 20)[:, None].repeat(9, 1), np.repeat(["a", "b"], 20)
     assert (grouped_predictions(x, labels, np.r_[np.arange(20), np.repeat([20, 21], 10)]) == labels).all()
-    with pytest.raises(CovidxrError, match="'b' has a single patient"):
+    with pytest.raises(CovidxrError, match="'b' has one patient only"):
         grouped_predictions(x, labels, np.r_[np.arange(20), np.full(20, 20)])
 
 
@@ -249,7 +245,6 @@ def test_the_report_goes_into_json(tmp_path, without_pixel_probes):
     ],
 )
 def test_what_does_not_fit_is_refused(change, message, without_pixel_probes):
-    lungs = np.ones((N, SIDE, SIDE), bool)
-    given = change({"manifest": rows(), "pixels": noise(), "model": Reader(CORNER), "lungs": lungs})
+    given = change({"manifest": rows(), "pixels": noise(), "model": Reader(CORNER), "lungs": noise() > 0})
     with pytest.raises(CovidxrError, match=message):
         shortcut_audit(**given)

@@ -60,7 +60,9 @@ def test_each_step_changes_films_each_by_a_draw_of_its_own(policy, step, films):
     assert changed.dtype == np.uint8 and changed.shape == films.shape
     assert (films == before).all()
     distinct = len({film.tobytes() for film in changed})
-    assert distinct == KEPT_APART[step] if step in KEPT_APART else distinct > (2 if step == "coarse dropout" else 8)  # holes in 3 % of a 4×4 grid are few
+    assert (
+        distinct == KEPT_APART[step] if step in KEPT_APART else distinct > (2 if step == "coarse dropout" else 8)
+    )  # holes in 3 % of a 4×4 grid are few
     np.testing.assert_array_equal(apply(films, 1), changed)
     assert (apply(films, 2) != changed).any()
 

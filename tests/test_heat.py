@@ -72,7 +72,9 @@ def test_the_interval_holds_the_value_and_even_heat_is_no_better_than_chance():
 def test_films_of_one_patient_widen_the_interval():
     share = np.random.default_rng(0).random(12)
     heat = np.repeat(np.where(halves(12), share[:, None, None], 1 - share[:, None, None]), 4, axis=0)
-    found = [heat_summary(heat, halves(48), who)["heat_in_lungs_interval"] for who in (np.repeat(range(12), 4), range(48))]
+    found = [
+        heat_summary(heat, halves(48), who)["heat_in_lungs_interval"] for who in (np.repeat(range(12), 4), range(48))
+    ]
     grouped, alone = (high - low for low, high in found)
     assert grouped > 1.5 * alone
 

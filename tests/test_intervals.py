@@ -16,7 +16,13 @@ def width(interval) -> float:
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (97, 100, 0.9155, 0.9897), (5, 10, 0.2366, 0.7634), (1, 1, 0.2065, 1.0)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (97, 100, 0.9155, 0.9897),
+        (5, 10, 0.2366, 0.7634),
+        (1, 1, 0.2065, 1.0),
+    ],
 )
 def test_wilson_gives_the_published_values(successes, n, low, high):
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)

@@ -69,7 +69,9 @@ def test_the_pooling_window_is_the_articles_or_the_side_of_the_map(image_size, w
     assert pool.input.shape[1] == image_size // 32 and min(pool.output.shape[1:3]) >= 1
 
 
-@pytest.mark.parametrize("build", [lambda **options: build_vgg16(32, **options), lambda **options: build_baseline(9, **options)])
+@pytest.mark.parametrize(
+    "build", [lambda **options: build_vgg16(32, **options), lambda **options: build_baseline(9, **options)]
+)
 def test_a_seed_fixes_the_initial_weights(build):
     first, same, other = (build(seed=seed).get_weights() for seed in (3, 3, 4))
     for a, b in zip(first, same, strict=True):

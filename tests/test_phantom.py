@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 
 from covidxr.errors import CovidxrError
 from covidxr.sources._anatomy import draw_body
@@ -25,7 +26,7 @@ THREE = CLASSES[:3]
 
 
 @cache
-def films(per_class=50, size=64, **shortcut):
+def films(per_class=40, size=64, **shortcut):
     """Films of three classes: images, labels, lesion masks, lung masks."""
     drawn = [
         make_phantom(label, np.random.default_rng([rank, k]), size, shortcut=shortcut)
@@ -40,7 +41,8 @@ def accuracy(features, labels, model=None):
     """Share of right calls in five-fold cross-validation."""
     model = model or LogisticRegression(max_iter=500, C=0.1)
     features = np.reshape(features, (len(features), -1)).astype(float)
-    return cross_val_score(make_pipeline(StandardScaler(), model), features, labels, cv=5).mean()
+    with threadpool_limits(1):  # on problems this small, threads wait for one another
+        return cross_val_score(make_pipeline(StandardScaler(), model), features, labels, cv=5).mean()
 
 
 def shrunk(images, side):
@@ -56,8 +58,8 @@ def outer(images, share):
     return images[:, frame]
 
 
-def corners(images, k=14):
-    return np.stack([images[:, a, b].max((1, 2)) for a in (slice(k), slice(-k, None)) for b in (slice(k), slice(-k, None))], 1)
+def corners(images, k=12):
+    return np.stack([images[:, a, b] for a in (slice(k), slice(-k, None)) for b in (slice(k), slice(-k, None))], 1)
 
 
 def edges(images):
@@ -94,7 +96,7 @@ def test_the_heart_takes_room_from_the_lung_on_the_right_of_the_image():
 def test_lungs_cover_a_fifth_to_a_half_of_the_film():
     cover = films()[3].mean((1, 2))
     assert 0.22 < cover.mean() < 0.4
-    assert cover.min() > 0.16 and cover.max() < 0.5
+    assert cover.min() > 0.17 and cover.max() < 0.5
 
 
 @pytest.mark.parametrize("label", CLASSES)
@@ -139,7 +141,7 @@ def test_a_lesion_brightens_the_lung_where_it_lies_and_the_rest_hardly():
         sick, well = (make_phantom(name, np.random.default_rng(3), 100) for name in (label, "Normal"))
         change = sick.image.astype(float) - well.image
         assert change[sick.lesion_mask].mean() > 8
-        assert abs(change[~sick.lung_mask].mean()) < 3
+        assert abs(change[~sick.lung_mask].mean()) < 4
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ def test_a_run_that_never_had_a_finite_loss_is_no_model(tmp_path, options):
 
 
 def test_films_by_split_keeps_films_and_labels_together():
-    manifest = pd.DataFrame({"label": list("babcab"), "split": ["test", "train", "validation", "train", "test", "train"]})
+    manifest = pd.DataFrame(
+        {"label": list("babcab"), "split": ["test", "train", "validation", "train", "test", "train"]}
+    )
     pixels = np.arange(6, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     films = films_by_split(manifest.sample(frac=1, random_state=0).sort_index(), pixels, ["c", "b", "a"])
     found = {split: (part.images[:, 0, 0].tolist(), part.labels.tolist()) for split, part in films.items()}

@@ -116,7 +116,7 @@ def draw_body(rng, age=None, sex=None, size=None) -> Body:
     size, old = float(any_size if size is None else size), (age - 50) / 40
     tall = (1 + 0.05 * size) * (0.97 if sex == "F" else 1.02)
     typical = (
-        13 * tall, 10.6 + 1.6 * size, 21.8 * tall, 2.9 + 1.6 * size, (2.3 + size) * (sex == "F"),
+        13 * tall, 10.6 + 1.6 * size, 21.8 * tall, 2.9 + 1.8 * size, (2.3 + size) * (sex == "F"),
         tall * (1 + 0.05 * old), 1 + 0.25 * old, 1 - 0.15 * old, 2.25 * tall, 8.5 * tall,
     )  # fmt: skip
     return Body(age, sex, size, *(t * v for t, v in zip(typical, vary, strict=True)), bend, seed)
@@ -144,7 +144,7 @@ def draw_pose(rng, view) -> Pose:
     breath, turn, shrug, spread = (rng.standard_normal(4) * (0.6, 0.5, 0.4, 0.5)).tolist()
     lying = view == "AP"
     gas = max(0.0, rng.normal(0.4, 0.5))
-    return Pose(view, breath - 0.6 * lying, turn, shrug - 0.6 * lying, spread, rng.uniform(1, 6), gas)
+    return Pose(view, breath - 0.4 * lying, turn, shrug - 0.6 * lying, spread, rng.uniform(1, 6), gas)
 
 
 def draw_cage(body, pose, n) -> Cage:

@@ -60,7 +60,7 @@ def draw_chest(body, pose, rng, n) -> Chest:
     solid, within = _solid(body, pose, cage), 2 * (body.depth - 2.6) * cage.roundness
     below = 0.3 * np.exp(-np.maximum(cage.y - cage.dome, 0) / 1.6)
     above = edge(cage.dome - cage.y, 0.35)
-    lungs = above * edge(cage.half - np.abs(cage.x) - 0.25) * edge(4.0 - solid, 1.5)
+    lungs = above * edge(cage.half - np.abs(cage.x) - 0.25) * edge(5.0 - solid, 1.5)
     vessels = _vessels(body, n)
     air = np.maximum(within * np.maximum(above, below) - solid, 0)
     air = np.maximum(air - _wet(pose, cage, vessels, lungs) * np.minimum(air / 5, 1), 0)
@@ -74,7 +74,7 @@ def draw_chest(body, pose, rng, n) -> Chest:
 
 def _solid(body, pose, cage):
     """Depth of the heart, and of what fills the middle: great vessels, gullet, spine."""
-    k, floor = body.heart * (1.12 if pose.view == "AP" else 1.0), cage.floor - 4.0
+    k, floor = body.heart * (1.09 if pose.view == "AP" else 1.0), cage.floor - 4.0
     left = ball(cage.x, cage.y, (pose.turn + 2.5 * k, floor + 0.7), (6.6 * k, 4.7 * k), 0.62)
     right = ball(cage.x, cage.y, (pose.turn - 0.6 * k, floor + 0.3), (3.5 * k, 4.7 * k))
     top = ball(cage.x, cage.y, (pose.turn + 0.8, floor - 4.0), (3.6 * k, 5.5 * k), -0.2)

@@ -179,7 +179,7 @@ def finish(image, habits):
     if habits.marker < 4:
         left, top = habits.marker in (0, 3), habits.marker < 2
         corner = round(n * (0.075 if left else 0.865)), round(n * (0.155 if top else 0.935))
-        style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1.0, round(n / 90), cv2.LINE_AA
+        style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1.0, round(n / 75), cv2.LINE_AA
         cv2.putText(image, "R" if left else "L", corner, *style)
     if edge:
         image[:edge] = image[-edge:] = image[:, :edge] = image[:, -edge:] = 0

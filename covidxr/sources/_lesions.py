@@ -32,7 +32,7 @@ def draw_lesion(label, chest, rng):
     References
     ----------
     Wong et al. (2020), frequency and distribution of chest radiographic findings in patients positive for COVID-19;
-    Franquet (2011), imaging of pneumonia: trends and algorithms.
+    Franquet (2001), imaging of pneumonia: trends and algorithms.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def _ground_glass(chest, rng):
             centre = 0.48 + 0.34 * rng.beta(3, 1.5), 0.25 + 0.67 * rng.beta(3, 1.6)
             field = np.maximum(field, _spot(chest, side, centre, (rng.uniform(0.14, 0.25), rng.uniform(0.12, 0.24))))
     field = field * (1 + 0.3 * noise(rng, n, 9))
-    mottled = np.clip(0.75 + 0.3 * noise(rng, n, 36, 2), 0.2, 1.3)
+    mottled = np.clip(0.8 + 0.22 * noise(rng, n, 40, 2), 0.3, 1.3)
     return rng.uniform(0.5, 0.9) * _ramp(field, 0.15, 0.6) * mottled
 
 
@@ -79,8 +79,8 @@ def _consolidation(chest, rng):
     if rng.random() < 0.4:
         fissure = centre[1] + rng.uniform(0.02, 0.1) + rng.normal(0, 0.1) * (chest.across - centre[0])
         field = field * np.clip(4.5 + 40 * (fissure - chest.down), 0, 1)
-    bronchi = 1 - 0.75 * chest.vessels * _ramp(chest.vessels, 0.2, 0.7)
-    return rng.uniform(0.8, 1.0) * _ramp(field, 0.3, 0.55) * bronchi
+    bronchi = 1 - 0.6 * chest.vessels * _ramp(chest.vessels, 0.2, 0.7)
+    return rng.uniform(0.8, 1.0) * _ramp(field, 0.28, 0.58) * bronchi
 
 
 def _interstitial(chest, rng):
