@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = {
     "per_class": 16, "epochs": 1, "probe_epochs": 5, "finder_steps": 3, "baseline_epochs": 2, "warmup_epochs": 1,
-    "weights": "random", "image_size": 48,
+    "weights": "random", "image_size": 48, "n_compared": 1, "n_sanity": 4, "n_curves": 2, "n_untrained": 1,
+    "n_shuffled": 20, "score_channels": 4,
 }  # fmt: skip
 
 

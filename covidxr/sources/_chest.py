@@ -66,7 +66,7 @@ def draw_chest(body, pose, rng, n) -> Chest:
     air = np.maximum(air - _wet(pose, cage, vessels, lungs) * np.minimum(air / 5, 1), 0)
     flesh = _flesh(body, pose, cage) * np.exp(0.03 * noise(rng, n, 10))
     gas = _gas(pose, cage)
-    bones = draw_bones(body, pose, cage) * np.minimum(flesh / 3, 1)
+    bones = draw_bones(body, pose, cage) * np.clip(flesh / 5 - 0.4, 0, 1)  # none where the body ends
     attenuation = SOFT * np.maximum(flesh - air - gas, 0) + LUNG * air + BONE * bones
     across, down = np.abs(cage.x) / cage.half, (cage.y - cage.tip) / (cage.dome - cage.tip)
     return Chest(cage.x, cage.y, across, down, lungs, air, vessels, attenuation)
