@@ -88,7 +88,7 @@ def _collar(body, pose, x, y, tip):
 def _shoulder(body, pose, x, y, tip):
     """Shoulder blades and upper arms; the blades overlap the lungs where the arms are not turned in, as in bed."""
     scale = body.width / 13
-    out = scale * (0.6 if pose.view == "AP" else 2.6) + pose.spread
+    out = scale * (0.2 if pose.view == "AP" else 1.4) + pose.spread
     blade = _blade(np.array(_BLADE) * scale + (out, tip), len(y), float(y[1, 0] - y[0, 0]))
     x, jx, jy = np.abs(x), out + 17.2 * scale, tip + 3.6
     spine = tube(rod(x, y, (out + 9.8 * scale, tip + 5.0), (out + 16 * scale, tip + 0.6)), 0.55, 0.6)
