@@ -29,7 +29,7 @@ from covidxr.sources._rows import manifest_rows
 CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
 SMALLEST = 32
 # Raise it when the drawing changes, so that films of an older drawing are not taken for new ones.
-_DRAWING = 1
+_DRAWING = 2
 
 
 class Phantom(NamedTuple):
@@ -151,6 +151,8 @@ def read(
     >>> rows["label"].tolist()
     ['Normal', 'Normal', 'COVID-19', 'COVID-19', 'Bacteria', 'Bacteria']
     """
+    if data_dir is None:
+        raise CovidxrError("phantoms are drawn into a folder, and none was named; give it as data_dir")
     for label in classes:
         _check(label, size, shortcut)
     if per_class < 1 or seed < 0:
