@@ -167,15 +167,16 @@ def pixel_features(pixels) -> dict:
     Returns
     -------
     dict
-        Name to features (N, …): the film shrunk to 4×4 and 8×8 pixels, its grey histogram (of 16 bins, not equalised), an
-        outer frame of 15 % of its side, and its four corners of 20 %.
+        Name to features (N, …): the preprocessed film shrunk to 4×4 and 8×8 pixels; and, not equalised, since
+        equalisation carries what is in the lungs to every pixel of the film, its grey histogram of 16 bins, an outer
+        frame of 15 % of its side, and its four corners of 20 %.
 
     Examples
     --------
     >>> {name: x.shape[1:] for name, x in pixel_features(np.zeros((2, 20, 20), np.uint8)).items()}
     {'4×4 pixels': (4, 4), '8×8 pixels': (8, 8), 'the grey histogram': (16,), 'the outer frame': (204,), 'the corners': (64,)}
     """
-    films = preprocess(pixels)[..., 0]
+    films, raw = preprocess(pixels)[..., 0], pixels.astype(float)
     side = pixels.shape[1]
     near = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.15 * side)
     far = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.2 * side)
@@ -183,8 +184,8 @@ def pixel_features(pixels) -> dict:
         "4×4 pixels": _shrink(films, 4),
         "8×8 pixels": _shrink(films, 8),
         "the grey histogram": np.stack([np.histogram(film, 16, (0, 256))[0] for film in pixels]).astype(float),
-        "the outer frame": films[:, near[:, None] | near[None, :]],
-        "the corners": films[:, far[:, None] & far[None, :]],
+        "the outer frame": raw[:, near[:, None] | near[None, :]],
+        "the corners": raw[:, far[:, None] & far[None, :]],
     }
 
 
