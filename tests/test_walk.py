@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -113,14 +115,20 @@ def test_mistakes_end_with_one_sentence(tmp_path, arguments, parameters, said):
     assert said in mistake(tmp_path, arguments, **parameters)
 
 
-def test_a_folder_without_images_and_a_class_of_three(tmp_path):
+def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images" in mistake(tmp_path, ["demo"], sources=[str(tmp_path / "empty")])
-    films = sorted((ROOT / "tests" / "data").glob("*.png"))
-    assert not films  # the three films below are drawn, not kept
-    rows = pd.DataFrame({"path": [f"{i}.png" for i in range(3)], "label": "Normal"})
-    rows.to_csv(tmp_path / "three.csv", index=False)
-    assert "'Normal' has 0 readable films of 3 found" in mistake(tmp_path, ["demo"], sources=[str(tmp_path / "three.csv")])
+
+
+def test_a_class_of_three_films_and_an_unreadable_one_are_counted(tmp_path):
+    for label, count in {"Normal": 3, "COVID-19": 3, "Bacteria": 3}.items():
+        (tmp_path / "few" / label).mkdir(parents=True)
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "few" / label / f"{number}.png")
+    (tmp_path / "few" / "Normal" / "broken.png").write_text("no image")
+    said = mistake(tmp_path, ["demo"], sources=[str(tmp_path / "few")])
+    assert "'Normal' has 3 readable films of 4 found, 16 are asked for" in said and "broken.png" in said
 
 
 @pytest.mark.parametrize(
