@@ -17,7 +17,7 @@ from covidxr.evaluate import logistic_regression, predict
 from covidxr.heat import black_out
 from covidxr.intervals import bootstrap_interval, wilson_interval
 from covidxr.pixels import preprocess
-from covidxr.splits import check_manifest
+from covidxr.splits import check_manifest, patient_keys
 
 AGE_GROUPS = (0, 18, 40, 60, 120)
 FEWEST = 10  # patients a group needs before it is asked for
@@ -193,18 +193,14 @@ def _shrink(films, side):
     return np.stack([cv2.resize(film, (side, side), interpolation=cv2.INTER_AREA) for film in films])
 
 
-def _patients(manifest):
-    return (manifest.source + "/" + manifest.patient_id).to_numpy(dtype=str)
-
-
 def _less_than_a_lung(manifest, pixels, seed):
-    labels, patients = manifest.label.to_numpy(dtype=str), _patients(manifest)
+    labels, patients = manifest.label.to_numpy(dtype=str), patient_keys(manifest).to_numpy(dtype=str)
     for name, x in pixel_features(pixels).items():
         yield _ask("class", name, x, labels, patients, seed)
 
 
 def _whose_film(manifest, pixels, seed):
-    x, patients = _shrink(preprocess(pixels)[..., 0], 8), _patients(manifest)
+    x, patients = _shrink(preprocess(pixels)[..., 0], 8), patient_keys(manifest).to_numpy(dtype=str)
     ages = pd.cut(manifest.age, AGE_GROUPS, right=False).astype(str).replace("nan", "")
     columns = {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}
     for name, values in columns.items():
@@ -227,7 +223,7 @@ def _without_lungs(manifest, pixels, model, lungs):
     classes = np.asarray(manifest.label.unique(), dtype=str)
     tested = (manifest.split == "test") if (manifest.split == "test").any() else manifest.split.notna()
     rows = np.flatnonzero(tested & lungs.any((1, 2)))
-    labels, patients = manifest.label.to_numpy(dtype=str)[rows], _patients(manifest)[rows]
+    labels, patients = manifest.label.to_numpy(dtype=str)[rows], patient_keys(manifest).to_numpy(dtype=str)[rows]
     views = {
         "lungs in view": pixels[rows],
         "lungs blacked out": black_out(pixels[rows], lungs[rows]),

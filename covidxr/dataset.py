@@ -15,7 +15,7 @@ from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
-from covidxr.splits import SPLITS, check_manifest, split_manifest, straddling_patients
+from covidxr.splits import SPLITS, check_manifest, patient_keys, split_manifest, straddling_patients
 
 __all__ = [
     "CLASSES",
@@ -25,6 +25,7 @@ __all__ = [
     "check_manifest",
     "load_masks",
     "load_pixels",
+    "patient_keys",
     "preprocess",
     "read_run",
     "read_source",

@@ -16,6 +16,7 @@ from covidxr.evaluate import predict, prediction_table
 from covidxr.intervals import bootstrap_interval, wilson_interval
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES
+from covidxr.splits import patient_keys
 
 POSITIVE = "COVID-19"
 
@@ -71,8 +72,8 @@ def read_external(source, trained_on, image_size, data_dir=None, label_map=None,
     """
     rows = _new_phantoms(trained_on, work_dir, seed) if source == "phantom" else read_source(source, data_dir)
     rows = rows.assign(label=rows.label.replace(label_map or {}))
-    seen = set(trained_on.source + "/" + trained_on.patient_id)
-    new = rows[~(rows.source + "/" + rows.patient_id).isin(seen)]
+    seen = set(patient_keys(trained_on))
+    new = rows[~patient_keys(rows).isin(seen)]
     films = decode_films(new.path, image_size)
     good = [not isinstance(film, DecodeError) for film in films]
     if not any(good):
@@ -149,7 +150,7 @@ def _share(name, hits):
 def _auc(table, ill):
     if ill.all() or not ill.any():
         return {"auc": None, "auc_interval": None}
-    score, patients = table[f"p_{POSITIVE}"].to_numpy(), (table.source + "/" + table.patient_id).to_numpy()
+    score, patients = table[f"p_{POSITIVE}"].to_numpy(), patient_keys(table).to_numpy()
 
     def auc(rows):
         return roc_auc_score(ill[rows], score[rows]) if 0 < ill[rows].sum() < len(rows) else np.nan

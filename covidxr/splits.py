@@ -83,7 +83,7 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     if by not in ("patient", "image"):
         raise unknown("split", by, ["patient", "image"])
     rng = np.random.default_rng(seed)
-    groups = _patients(manifest) if by == "patient" else manifest.image_id
+    groups = patient_keys(manifest) if by == "patient" else manifest.image_id
     divided = manifest.assign(split="train")
     for name, share in (("test", test), ("validation", validation)):
         free = divided.split == "train"
@@ -112,8 +112,25 @@ def _draw(groups, labels, goal, rng):
     return counts.index[drawn]
 
 
-def _patients(manifest):
-    return manifest.source + "/" + manifest.patient_id  # a patient id is unique within its source only
+def patient_keys(manifest) -> pd.Series:
+    """Name each film's patient so that no two patients share a name.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``source`` and ``patient_id``, which is unique within its source only.
+
+    Returns
+    -------
+    pandas.Series
+        Strings, row by row.
+
+    Examples
+    --------
+    >>> patient_keys(pd.DataFrame({"source": ["here", "there"], "patient_id": ["7", "7"]})).tolist()
+    ['here/7', 'there/7']
+    """
+    return manifest.source + "/" + manifest.patient_id
 
 
 def straddling_patients(manifest) -> int:
@@ -135,4 +152,4 @@ def straddling_patients(manifest) -> int:
     >>> straddling_patients(manifest_rows(rows))
     1
     """
-    return int((manifest.groupby(_patients(manifest)).split.nunique() > 1).sum())
+    return int((manifest.groupby(patient_keys(manifest)).split.nunique() > 1).sum())
