@@ -87,7 +87,10 @@ def take_apart(model, layer):
     """
     spatial = _check_layer(model, layer)
     features, logits_of, activate = _without_softmax(model)
-    tap = _tap(model, layer, features)
+    try:
+        tap = _tap(model, layer, features)
+    except ValueError as error:  # Keras 3.12, the last for Python 3.10, on some nested models
+        raise CovidxrError(f"this Keras cannot take the model apart at layer {layer!r} ({error}); build it flat") from error
     size = tap(keras.KerasTensor((1, *input_shape(model))))[0].shape[1:3]
     if size == (1, 1):
         raise CovidxrError(f"layer {layer!r} puts out a single place (1×1), which makes a constant map; take another "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from packaging.version import Version
 from PIL import Image
 from scipy import ndimage
 
@@ -239,6 +240,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_same_network_built_otherwise_has_the_same_maps(variant, model, pool_maps, images):
+    if variant.startswith("nested") and Version(keras.__version__) < Version("3.13"):
+        pytest.skip("Keras 3.12, the last for Python 3.10, does not let nested models be taken apart")
     other = VARIANTS[variant]()
     other.set_weights(model.get_weights() + other.get_weights()[len(model.get_weights()) :])
     for layer in ("block5_conv3", "block5_pool"):
