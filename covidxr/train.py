@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from covidxr._tensorflow import TqdmCallback, keras, tf
-from covidxr.augment import AugmentedBatches, build_policy
+from covidxr import resume
+from covidxr._tensorflow import keras, tf
+from covidxr.collapse import redraw_head
 from covidxr.errors import CovidxrError, unknown
-from covidxr.files import atomic_path, write_csv
+from covidxr.files import write_csv
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
-from covidxr.pixels import preprocess
 from covidxr.probe import augmented_features, features, fit_head
+from covidxr.schedules import Plan
 from covidxr.splits import SPLITS
+from covidxr.tries import Task, next_try, run_try
 
 __all__ = [
     "Films",
@@ -135,20 +139,25 @@ def fit(
     batch_size=32,
     patience=10,
     warmup_epochs=1,
+    schedule="plateau",
     seed=0,
+    new_start=redraw_head,
 ) -> pd.DataFrame:
     """Train by the article's recipe: Adam, cross-entropy, lower rate on a plateau, the epoch of least validation loss kept.
 
-    Two things the article did not do. What is validated and kept are the running mean weights of about the last epoch
-    (Polyak and Juditsky 1992), since the network of a single step is a lottery where films are few. And the rate rises
-    linearly over the first `warmup_epochs`: without it, some seeds collapse into a constant answer within an epoch.
+    Three things the article did not do. What is validated and kept are the running mean weights of about the last epoch
+    (Polyak and Juditsky 1992), since the network of a single step is a lottery where films are few. The rate rises
+    first: without it, some seeds collapse into a constant answer within an epoch. And where that happens all the same,
+    it is said, and training starts again with another seed, up to two times.
 
-    Writes ``model.keras`` (that epoch's model) and ``history.csv`` into the run folder; `model` ends with those weights.
+    Each epoch leaves a checkpoint in the run folder's ``training``. The same call, with the same films, weights and
+    settings, goes on from it after a break, and ends with the same history and weights as without one. At the end
+    ``model.keras`` (the kept epoch's model) and ``history.csv`` are written, and the checkpoint is removed.
 
     Parameters
     ----------
     model : keras.Model
-        From `covidxr.model`; trained in place.
+        From `covidxr.model`; trained in place. It ends with the kept weights.
     train, validation : Films
         The films; only those of `train` are augmented.
     n_classes : int
@@ -158,22 +167,24 @@ def fit(
     epochs : int
         At most so many passes over the training films.
     learning_rate : float
-        Adam's at the start.
+        Adam's at its highest.
     policy : str
         An augmentation policy of `covidxr.augment.build_policy`.
     batch_size : int
         Films a step.
-    patience : int
-        Epochs without a lower validation loss after which training stops; after a third of them the rate is halved.
-    warmup_epochs : float
-        Epochs over which the learning rate rises from 0 to its value.
+    patience, warmup_epochs, schedule
+        See `covidxr.schedules.Plan`.
     seed : int
         Seed of order and augmentation; initial weights and dropout have the seed that the model was built with.
+    new_start : callable, optional
+        Called with the model, back at its first weights, and a new seed, after a collapse; by default draws the head
+        anew.
 
     Returns
     -------
     pandas.DataFrame
-        One row an epoch: ``epoch, accuracy, loss, val_accuracy, val_loss, learning_rate``.
+        One row an epoch: ``epoch, accuracy, loss, val_accuracy, val_loss, learning_rate, stage`` (the films' size) and
+        ``seed`` (that of the try). ``attrs["collapsed"]`` lists seed and epoch of tries given up.
 
     Raises
     ------
@@ -186,40 +197,51 @@ def fit(
     >>> from covidxr.model import build_baseline
     >>> films = Films(np.random.default_rng(0).integers(0, 255, (12, 9, 9), np.uint8), np.arange(12) % 3)
     >>> history = fit(build_baseline(9), films, films, 3, tempfile.mkdtemp(), epochs=2)
-    >>> history.epoch.tolist()
-    [1, 2]
+    >>> history.epoch.tolist(), history.stage.tolist()
+    ([1, 2], ['9 px', '9 px'])
     """
-    set_seed(seed)
-    batches = AugmentedBatches(*train, n_classes, build_policy(policy), batch_size=batch_size, seed=seed)
-    held_out = preprocess(validation.images), np.eye(n_classes, dtype=np.float32)[validation.labels]
-    adam = keras.optimizers.Adam(learning_rate, use_ema=True, ema_momentum=1 - 1 / len(batches))
-    model.compile(adam, "categorical_crossentropy", metrics=["accuracy"])
-    with atomic_path(Path(run_dir) / "model.keras") as checkpoint:
-        callbacks = [
-            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # before the checkpoint, which saves what is swapped in
-            keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True),
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=max(1, patience // 3)),
-            keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience),
-            _warm_up(model, learning_rate, round(warmup_epochs * len(batches))),
-            TqdmCallback(verbose=0),
-        ]
-        fitted = model.fit(
-            batches, validation_data=held_out, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0
+    plan = Plan(schedule, learning_rate, -(-len(train.images) // batch_size), epochs, warmup_epochs, patience)
+    folder = Path(run_dir) / "training"
+    settings = {**plan._asdict(), "policy": policy, "batch_size": batch_size, "n_classes": n_classes, "seed": seed}
+    described = resume.identity(model, (train, validation), settings)
+    first = [variable.numpy() for variable in model.variables]
+    progress, *variables = _earlier(folder, described) or (resume.Progress(seed),)
+    task = Task(train, validation, plan, described)
+    set_seed(progress.seed)
+    run_try(model, task, folder, progress, variables)
+    while progress.lost:
+        progress = next_try(progress)
+        set_seed(progress.seed)
+        resume.assign(model.variables, first)
+        new_start(model, progress.seed)
+        run_try(model, task, folder, progress)
+    if progress.best is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CovidxrError(
+            f"no finite validation loss in {epochs} epochs at learning rate {learning_rate:g}; lower learning_rate"
         )
-        if not np.isfinite(fitted.history.get("val_loss", [])).any():  # Keras would keep the first epoch, NaN or not
-            raise CovidxrError(
-                f"no finite validation loss in {epochs} epochs at learning rate {learning_rate:g}; lower learning_rate"
-            )
-        model.load_weights(checkpoint)
-    history = pd.DataFrame(fitted.history)
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    write_csv(Path(run_dir) / "history.csv", history)
+    model.set_weights(progress.best)
+    history = pd.DataFrame(progress.rows).assign(stage=f"{train.images.shape[1]} px", seed=progress.seed)
+    history.attrs["collapsed"] = progress.collapsed
+    _leave(run_dir, folder, model, history)
     return history
 
 
-def _warm_up(model, learning_rate, steps):
-    def set_rate(batch, logs=None):
-        if model.optimizer.iterations < steps:
-            model.optimizer.learning_rate = learning_rate * (int(model.optimizer.iterations) + 1) / steps
+def _earlier(folder, described):
+    found = resume.read(folder, described)
+    if isinstance(found, tuple):
+        print(f"Going on after epoch {len(found[0].rows)}, from {folder / resume.CHECKPOINT}.")
+        return found
+    if found:
+        print(f"Training starts from the beginning, since {found}.")
+    return None
 
-    return keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
+
+def _leave(run_dir, folder, model, history):
+    """Write model and history, and take the checkpoint away, with whatever a killed training left beside it."""
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])  # lets go of Adam's moments
+    folder.mkdir(parents=True, exist_ok=True)
+    keras.Model(model.inputs, model.outputs, name=model.name).save(folder / "model.keras")  # and this saves none
+    os.replace(folder / "model.keras", Path(run_dir) / "model.keras")
+    write_csv(Path(run_dir) / "history.csv", history)
+    shutil.rmtree(folder, ignore_errors=True)

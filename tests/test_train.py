@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from covidxr import train
+from covidxr import tries
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict
 from covidxr.model import build_baseline
 from covidxr.train import Films, features, films_by_split, fit, fit_head, read_model, set_seed
 
-COLUMNS = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "learning_rate"]
+COLUMNS = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", "stage", "seed"]
 
 
 def striped(n=24, seed=0, contrast=90) -> Films:
@@ -45,7 +45,7 @@ def cross_entropy(model, films) -> float:
 
 def watch(monkeypatch, class_):
     """Let a callback of ours ride along in place of the progress bar's."""
-    monkeypatch.setattr(train, "TqdmCallback", lambda **options: class_)
+    monkeypatch.setattr(tries, "TqdmCallback", lambda **options: class_)
     return class_
 
 
@@ -119,8 +119,8 @@ def test_without_warm_up_the_rate_is_there_at_once(tmp_path, monkeypatch):
 
 def test_only_training_films_are_augmented(tmp_path, monkeypatch):
     shown = []
-    batches = train.AugmentedBatches
-    monkeypatch.setattr(train, "AugmentedBatches", lambda *a, **k: shown.append((a, k)) or batches(*a, **k))
+    batches = tries.AugmentedBatches
+    monkeypatch.setattr(tries, "AugmentedBatches", lambda *a, **k: shown.append((a, k)) or batches(*a, **k))
     run(tmp_path, epochs=1, policy="anatomical", seed=4)
     ((images, labels, n_classes, policy), options) = shown[0]
     assert images.tobytes() == striped().images.tobytes() and labels.tolist() == striped().labels.tolist()
@@ -134,7 +134,8 @@ def test_a_run_that_breaks_off_leaves_the_old_model_whole(tmp_path, monkeypatch,
     watch(monkeypatch, Breaks(error))
     with pytest.raises(type(error)):
         run(tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {path.name for path in tmp_path.iterdir()} == {*before, "training"}
 
 
 @pytest.mark.parametrize("options", [{"learning_rate": 1e30, "warmup_epochs": 0}, {"epochs": 0}])
