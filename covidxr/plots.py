@@ -141,7 +141,8 @@ def training_curves(history, metric="accuracy", ax=None):
     ax = ax or plt.figure(figsize=(5, 3)).subplots()
     ax.plot(history.epoch, history[metric], color=INK, marker="o", markersize=3, label="training (augmented)")
     ax.plot(history.epoch, history[f"val_{metric}"], color=ACCENT, marker="o", markersize=3, label="validation")
-    kept = history.epoch[history.val_loss.idxmin()]
+    last = history if "stage" not in history else history[history.stage == history.stage.iloc[-1]]
+    kept = history.epoch[last.val_loss.idxmin()]
     ax.axvline(kept, color=MUTED, linestyle=":", label=f"kept: epoch {kept}")
     ax.set(xlabel="epoch", ylabel=metric)
     ax.legend(frameon=False)
