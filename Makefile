@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
       $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
 
-.PHONY: help setup data run-all test lint notebook bench lock clean
+.PHONY: help setup data run-all compare test lint notebook bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 run-all: $(STAMP)  ## run all notebooks of PROFILE, headless, into runs/PROFILE
 	@$(RUN)
+
+compare: $(STAMP)  ## put finished runs side by side, as a page and a table: make compare RUNS="a b"
+	@$(PY) -m covidxr.run --compare $(RUNS)
 
 data: $(STAMP)  ## fetch the films that PROFILE needs into DATA_DIR (default: data)
 	@$(PY) -m covidxr.data $(PROFILE) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MIRROR),--mirror "$(MIRROR)") $(ARGS)

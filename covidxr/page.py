@@ -1,22 +1,23 @@
-"""The index page of a run folder: the numbers beside what they must be compared with, then figures and facts.
+"""The index page of a run folder: the numbers beside what they must be compared with, then films, figures and facts.
 
-It reads ``run.json``, ``metrics.json`` and ``figures/``, any of which may be missing, and opens from disk without a
-network: all styles are in the page, all images are beside it.
+It reads ``run.json``, ``metrics.json``, ``gallery/`` and ``figures/``, any of which may be missing, and opens from disk
+without a network: styles and script are in the page, all images are beside it.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import csv
 import struct
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-
-from covidxr.files import atomic_path, read_json
+from covidxr._headlines import headlines
+from covidxr._html import chance_of, is_number, measure, words, write_html
+from covidxr.files import read_json
 
 _WIDE = 1.7  # a figure with more columns than that for a row gets the full width of the page
+_PAPERS = {"CLAIM.md": "the CLAIM checklist", "MODEL_CARD.md": "the model card"}
+_LEFT_OVER = ("outdated", "failed", "interrupted", "running")  # what such notebooks left is of an earlier state
 
 
 def write_page(run_dir) -> Path:
@@ -40,51 +41,40 @@ def write_page(run_dir) -> Path:
     ('index.html', True)
     """
     run_dir = Path(run_dir)
-    html = _template().render(_context(run_dir))
-    with atomic_path(run_dir / "index.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return run_dir / "index.html"
-
-
-def _template():
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("covidxr"),
-        autoescape=True,
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, count=_count, duration=_duration, memory=_memory, moment=_moment)
-    return environment.get_template("index.html.j2")
+    return write_html("index.html.j2", run_dir / "index.html", _context(run_dir))
 
 
 def _context(run_dir):
     metrics, run = read_json(run_dir / "metrics.json"), read_json(run_dir / "run.json")
+    notebooks = [_notebook(stem, entry, run_dir) for stem, entry in run.get("notebooks", {}).items()]
     return {
         "run": run,
         "metrics": metrics,
         "model": metrics.get("model") or {},
         "test": metrics.get("test") or {},
+        "headlines": headlines(metrics),
+        "papers": [(name, title) for name, title in _PAPERS.items() if (run_dir / name).exists()],
         "accuracy": _accuracy(metrics),
         "heat": _heat(metrics.get("grad_cam") or {}),
         "audit": [
-            _measure(name, probe.get("value"), probe.get("interval"), probe.get("chance"), probe.get("verdict"))
+            measure(name, probe.get("value"), probe.get("interval"), probe.get("chance"), probe.get("verdict"))
             for name, probe in (metrics.get("audit") or {}).items()
         ],
         "external": [_external(name, values) for name, values in (metrics.get("external") or {}).items()],
+        "gallery": _gallery(run_dir),
         "figures": [_figure(path) for path in sorted((run_dir / "figures").glob("*.png"))],
-        "notebooks": [_notebook(stem, entry, run_dir) for stem, entry in run.get("notebooks", {}).items()],
+        "notebooks": notebooks,
+        "left_over": [notebook["stem"] for notebook in notebooks if notebook.get("status") in _LEFT_OVER],
     }
 
 
 def _accuracy(metrics):
     """The model's accuracy, then the baselines'; chance is to name the test set's largest class each time."""
     test = metrics.get("test") or {}
-    support = [row["support"] for row in (test.get("per_class") or {}).values()]
-    chance = max(support) / sum(support) if any(support) else None
+    chance = chance_of(test)
     named = {"The model": test, **(metrics.get("baselines") or {})}
     return [
-        _measure(name, values.get("accuracy"), values.get("accuracy_interval"), chance)
+        measure(name, values.get("accuracy"), values.get("accuracy_interval"), chance)
         for name, values in named.items()
         if "accuracy" in values
     ]
@@ -97,16 +87,16 @@ def _heat(grad_cam):
         ("The same of an untrained network", "untrained", "untrained_interval"),
     )
     return [
-        _measure(label, grad_cam[key], grad_cam.get(interval), chance)
+        measure(label, grad_cam[key], grad_cam.get(interval), chance)
         for label, key, interval in rows
-        if _is_number(grad_cam.get(key))
+        if is_number(grad_cam.get(key))
     ]
 
 
 def _external(name, values):
     """One external set: its rows of numbers, and what its images were called."""
     rows = [
-        _measure(label, values.get(key), values.get(f"{key}_interval"), chance)
+        measure(label, values.get(key), values.get(f"{key}_interval"), chance)
         for label, key, chance in (
             ("Sensitivity", "sensitivity", None),
             ("Specificity", "specificity", None),
@@ -124,26 +114,31 @@ def _called(label, counts):
     return label, sum(counts.values()), [(predicted, n) for predicted, n in ordered if n]
 
 
-def _measure(label, value, interval=None, chance=None, note=None):
-    """A row of the page: the number as text, and where its marks stand on a scale from 0 to 1, in percent."""
-    interval = interval if interval and all(map(_is_number, interval)) else None
-    chance = chance if _is_number(value) and _is_number(chance) else None
-    marks = [value, *(interval or [])]
-    drawable = all(_is_number(mark) and 0 <= mark <= 1 for mark in marks)
+def _gallery(run_dir):
+    """The gallery's films, mistakes first, the surest of each first; and what they can be filtered by."""
+    path = run_dir / "gallery" / "films.csv"  # covidxr.gallery writes it; importing that would cost a second here
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        films = [_film(row) for row in csv.DictReader(file)]
+    films.sort(key=lambda film: (film["right"], -film["confidence"]))
+    return {"films": films, **{key: sorted({film[key] for film in films}) for key in ("label", "predicted", "source")}}
+
+
+def _film(row):
+    chances = [(name[2:], float(value)) for name, value in row.items() if name.startswith("p_")]
     return {
-        "label": label,
-        "value": _number(value),
-        "interval": "–".join(map(_number, interval)) if interval else None,
-        "chance": None if chance is None else _number(chance),
-        "note": note,
-        "marks": [round(100 * mark, 2) for mark in marks] if drawable else [],
-        "chance_mark": round(100 * chance, 2) if chance is not None and 0 <= chance <= 1 else None,
+        **row,
+        "picture": quote(row["picture"]),
+        "right": row["label"] == row["predicted"],
+        "confidence": float(row["confidence"]),
+        "chances": [(name, f"{value:.2f}", round(100 * value, 1)) for name, value in chances],
     }
 
 
 def _figure(path):
     caption_file = path.with_suffix(".txt")
-    caption = caption_file.read_text(encoding="utf-8").strip() if caption_file.exists() else _words(path.stem)
+    caption = caption_file.read_text(encoding="utf-8").strip() if caption_file.exists() else words(path.stem)
     width, height = struct.unpack(">II", path.read_bytes()[16:24].ljust(8, b"\1"))  # where every PNG has them
     return {"src": f"figures/{quote(path.name)}", "caption": caption, "wide": width > _WIDE * height}
 
@@ -153,40 +148,4 @@ def _notebook(stem, entry, run_dir):
     endings = (".failed.ipynb",) if entry.get("status") == "failed" else (".html", ".ipynb")
     names = [stem + ending for ending in endings]
     links = [f"notebooks/{quote(name)}" for name in names if (run_dir / "notebooks" / name).exists()]
-    return {**entry, "title": _words(stem), "stem": stem, "links": links}
-
-
-def _words(stem):
-    """``03_fine_tuning`` as ``Fine tuning``."""
-    words = re.sub(r"^\d+[_-]", "", stem).replace("_", " ").strip() or stem
-    return words[0].upper() + words[1:]
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _number(value):
-    return f"{value:.3f}" if _is_number(value) else "–"
-
-
-def _count(value):
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if _is_number(value) else "–"
-
-
-def _duration(seconds):
-    if not _is_number(seconds):
-        return "–"
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _memory(megabytes):
-    if not _is_number(megabytes):
-        return "–"
-    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
-
-
-def _moment(text):
-    """``2020-04-30T21:02:10+00:00`` as ``2020-04-30 21:02 UTC``."""
-    return f"{text[:16].replace('T', ' ')} UTC" if text else "–"
+    return {**entry, "title": words(stem), "stem": stem, "links": links}

@@ -17,6 +17,7 @@ import psutil
 
 from covidxr._profile import NOTEBOOKS, parse_yaml, read_profile
 from covidxr._record import begin, finish, is_done, open_record, save
+from covidxr.compare import compare_runs
 from covidxr.errors import CovidxrError
 from covidxr.page import write_page
 
@@ -26,6 +27,7 @@ _EPILOG = """examples:
   python -m covidxr.run article --run-dir runs/short -p epochs 2 -p seed 7
   python -m covidxr.run article --only 05
   python -m covidxr.run my_profile.yaml
+  python -m covidxr.run --compare demo short          # finished runs side by side
 
 The same command goes on where it stopped: unchanged notebooks are not executed again.
 exit codes: 0 all done, 1 a notebook failed, 2 wrong usage, 130 interrupted
@@ -114,8 +116,13 @@ def main(arguments=None) -> int:
     >>> main(["artcle"])
     2
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.profile) == bool(options.compare):
+        parser.error("give a PROFILE to run, or --compare with the runs to compare")
     try:
+        if options.compare:
+            return _compare(options.compare)
         typed = {name: parse_yaml(value, f"-p {name}") for name, value in options.parameters}
         run_profile(options.profile, options.run_dir, options.data_dir, options.only, typed)
     except CovidxrError as error:
@@ -124,6 +131,12 @@ def main(arguments=None) -> int:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return _complain("\nInterrupted. The same command goes on with the notebook that was running.", 130)
+    return 0
+
+
+def _compare(runs):
+    page, table = compare_runs(runs)
+    print(f"{table}\nopen {page}")
     return 0
 
 
@@ -140,10 +153,13 @@ def _parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join(path.stem for path in sorted(NOTEBOOKS.glob("profiles/*.yaml")))
-    parser.add_argument("profile", metavar="PROFILE", help=f"{names or 'a name in notebooks/profiles'}; or a YAML file")
+    parser.add_argument(
+        "profile", metavar="PROFILE", nargs="?", help=f"{names or 'a name in notebooks/profiles'}; or a YAML file"
+    )
     parser.add_argument("--run-dir", metavar="DIR", help="where everything is written (default: runs/PROFILE)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data are, or are downloaded to")
     parser.add_argument("--only", metavar="03", help="run just this notebook, even when it is unchanged")
+    parser.add_argument("--compare", metavar="RUN", nargs="+", help="put runs side by side: folders, or names in runs/")
     parser.add_argument(
         "-p",
         dest="parameters",

@@ -7,42 +7,10 @@ import re
 import matplotlib.image
 import numpy as np
 import pytest
+from small_run import METRICS, RUN, make_gallery, make_run
 
 from covidxr.files import write_json
 from covidxr.page import write_page
-
-METRICS = {
-    "model": {"weights": "imagenet", "parameters": 14747715},
-    "test": {
-        "n": 174,
-        "accuracy": 0.954,
-        "accuracy_interval": [0.91, 0.98],
-        "per_class": {
-            "COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58},
-            "Normal": {"precision": 0.95, "recall": 0.93, "f1": 0.94, "support": 52},
-        },
-    },
-    "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
-    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37, "untrained": 0.36},
-    "audit": {"frame of 15 px": {"value": 0.89, "interval": [0.84, 0.93], "chance": 0.33, "verdict": "A shortcut."}},
-    "external": {
-        "darkcovidnet": {
-            "n": 220,
-            "sensitivity": None,
-            "specificity": 0.005,
-            "specificity_interval": [0.0, 0.03],
-            "called": {"Normal": {"Normal": 1, "Bacteria": 0, "COVID-19": 219}},
-        }
-    },
-}
-RUN = {
-    "profile": "article",
-    "seed": 7,
-    "git_commit": "c0ffee-dirty",
-    "versions": {"python": "3.11.2", "imgaug": None},
-    "parameters": {"01_data": {"seed": 7, "note": "<script>alert(1)</script>"}},
-    "notebooks": {"01_data": {"status": "done", "seconds": 1800, "peak_memory_mb": 2048.0, "key": "k"}},
-}
 
 
 def page_of(folder, metrics=None, run=None):
@@ -64,7 +32,7 @@ def test_numbers_stand_beside_what_they_are_compared_with(tmp_path):
     assert "8x8 pixels 0.900 (0.850–0.940) chance 0.527" in text
     assert "Share of heat inside the lungs 0.420 (0.400–0.450) chance 0.370" in text
     assert "The same of an untrained network 0.360 chance 0.370" in text
-    assert "frame of 15 px 0.890 (0.840–0.930) chance 0.330 A shortcut." in text
+    assert "class from the outer frame 0.890 (0.840–0.930) chance 0.330 tells the class" in text
     assert "Specificity 0.005 (0.000–0.030)" in text
     assert "Sensitivity not measurable here" in text
     assert "Normal, 220 images: 219 called COVID-19, 1 called Normal" in text
@@ -110,7 +78,7 @@ def test_values_off_the_scale_are_printed_but_not_drawn(tmp_path):
 def test_markup_in_names_is_escaped(tmp_path):
     metrics = {"audit": {"<img src=x>": {"value": 0.5, "verdict": "<b>bold</b>"}}}
     html = page_of(tmp_path, metrics, {**RUN, "profile": "<script>p</script>"})
-    for raw in ("<script", "<img src=x>", "<b>bold"):
+    for raw in ("<script>alert", "<script>p", "<img src=x>", "<b>bold"):
         assert raw not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
@@ -144,3 +112,68 @@ def test_the_page_needs_no_network(tmp_path):
     assert not re.search(r"""(src|href)=["'](https?:)?//|@import|url\(""", html)
     assert 'name="viewport"' in html
     assert "prefers-color-scheme: dark" in html
+
+
+def headlines_of(html):
+    part = html.split('class="headlines"')[1].split("</section>")[0]
+    return [text_of("</style>" + one).strip() for one in part.split("<h2>")[1:]]
+
+
+def test_opens_with_inside_outside_and_audit_at_the_same_size(tmp_path):
+    html = page_of(tmp_path, METRICS, RUN)
+    assert html.index('class="headlines"') < html.index("How often is it right?")
+    inside, outside, blind = headlines_of(html)
+    assert "0.954 accuracy on 174 test films; 0.910–0.980; chance 0.527" in inside and "8x8 pixels 0.900" in inside
+    assert "0.005 specificity (the lowest here), darkcovidnet, 220 films; 0.000–0.030" in outside
+    assert "sensitivity, figure1 0.970" in outside
+    assert "0.890 class from the outer frame: tells the class; 0.840–0.930; chance 0.330" in blind
+    assert "tells the class class from the outer frame, class from the corners" in blind and "not needed" in blind
+    assert html.count('<p class="big">') == 3
+
+
+def test_headlines_name_the_notebook_of_what_is_missing(tmp_path):
+    inside, outside, blind = headlines_of(page_of(tmp_path, {"test": METRICS["test"]}))
+    assert "0.954" in inside and "Notebook 07 measures it." in outside and "Notebook 06 measures it." in blind
+
+
+def test_links_the_papers_that_exist(tmp_path):
+    assert "MODEL_CARD.md" not in page_of(tmp_path, METRICS)
+    (tmp_path / "MODEL_CARD.md").touch()
+    html = page_of(tmp_path, METRICS)
+    assert 'href="MODEL_CARD.md"' in html and "CLAIM.md" not in html
+
+
+def test_says_what_is_of_an_earlier_state(tmp_path):
+    run = {**RUN, "notebooks": {**RUN["notebooks"], "05_look": {"status": "outdated"}}}
+    assert "Not up to date: 05_look." in text_of(page_of(tmp_path, METRICS, run))
+    assert "Not up to date" not in page_of(tmp_path, METRICS, RUN)
+
+
+def films_of(html):
+    return re.findall(r'<li data-label="(.+?)" data-predicted="(.+?)" data-right="(.+?)" data-source="(.+?)">', html)
+
+
+def test_gallery_puts_mistakes_first_the_surest_on_top(tmp_path):
+    make_gallery(tmp_path)
+    html = page_of(tmp_path)
+    films = films_of(html)
+    assert len(films) == 60
+    assert [right for *_, right, _ in films] == ["wrong"] * 12 + ["right"] * 48
+    assert all((label == predicted) == (right == "right") for label, predicted, right, _ in films)
+    surest = [max(map(float, re.findall(r"</meter> ([\d.]+)", film))) for film in html.split("<li data-label")[1:]]
+    assert surest[:12] == sorted(surest[:12], reverse=True) and surest[12:] == sorted(surest[12:], reverse=True)
+    pictures = re.findall(r'src="(gallery/[^"]+)"', html)
+    assert len(set(pictures)) == 60 and all((tmp_path / picture).exists() for picture in pictures)
+
+
+def test_gallery_escapes_what_films_are_named(tmp_path):
+    make_gallery(tmp_path, 5)
+    table = tmp_path / "gallery" / "films.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("film-000", "<img src=x>"), encoding="utf-8")
+    assert "<img src=x>" not in page_of(tmp_path)
+
+
+def test_the_page_and_its_pictures_stay_small(tmp_path):
+    page = write_page(make_run(tmp_path))
+    assert page.stat().st_size < 120_000
+    assert sum(path.stat().st_size for path in (tmp_path / "gallery").iterdir()) / 60 < 5_000

@@ -1,0 +1,216 @@
+"""What the pages share: the Jinja2 environment, numbers as text, and where their marks stand on a scale."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import jinja2
+
+from covidxr.files import atomic_path
+
+
+def write_html(template: str, path, context: dict) -> Path:
+    """Fill a template of ``covidxr/templates`` and write the page whole or not at all.
+
+    Parameters
+    ----------
+    template : str
+        Its file name.
+    path : str or pathlib.Path
+        The page.
+    context : dict
+        What the template names.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> write_html("index.html.j2", Path(tempfile.mkdtemp(), "index.html"), {}).name
+    'index.html'
+    """
+    html = _environment().get_template(template).render(context)
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return Path(path)
+
+
+def measure(label, value, interval=None, chance=None, note=None) -> dict:
+    """A number as text, and where its marks stand on a scale from 0 to 1.
+
+    Parameters
+    ----------
+    label : str
+        What was measured.
+    value : float or None
+        The number; None where it could not be measured.
+    interval : list of float, optional
+        Its lower and upper end.
+    chance : float, optional
+        What chance gives.
+    note : str, optional
+        A sentence to go with it.
+
+    Returns
+    -------
+    dict
+        ``label``, ``value``, ``interval``, ``chance`` and ``note`` as text; ``marks`` (value, low, high) and
+        ``chance_mark`` in percent of the scale, empty where they are not on it.
+
+    Examples
+    --------
+    >>> row = measure("accuracy", 0.9, [0.85, 0.95], chance=0.5)
+    >>> row["value"], row["interval"], row["marks"], row["chance_mark"]
+    ('0.900', '0.850–0.950', [90.0, 85.0, 95.0], 50.0)
+    """
+    interval = interval if interval and all(map(is_number, interval)) else None
+    chance = chance if is_number(value) and is_number(chance) else None
+    marks = [value, *(interval or [])]
+    drawable = all(is_number(mark) and 0 <= mark <= 1 for mark in marks)
+    return {
+        "label": label,
+        "value": number(value),
+        "interval": "–".join(map(number, interval)) if interval else None,
+        "chance": None if chance is None else number(chance),
+        "note": note,
+        "marks": [round(100 * mark, 2) for mark in marks] if drawable else [],
+        "chance_mark": round(100 * chance, 2) if chance is not None and 0 <= chance <= 1 else None,
+    }
+
+
+def chance_of(test) -> float | None:
+    """What naming the test set's largest class each time would score.
+
+    Parameters
+    ----------
+    test : dict
+        The section ``test`` of ``metrics.json``.
+
+    Returns
+    -------
+    float or None
+        None where the classes' sizes are not known.
+
+    Examples
+    --------
+    >>> chance_of({"per_class": {"Normal": {"support": 30}, "COVID-19": {"support": 10}}}), chance_of({})
+    (0.75, None)
+    """
+    support = [row["support"] for row in (test.get("per_class") or {}).values()]
+    return max(support) / sum(support) if any(support) else None
+
+
+def is_number(value) -> bool:
+    """Whether `value` is a finite number.
+
+    Parameters
+    ----------
+    value : object
+        Anything that a JSON file may hold.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_number(0.5), is_number(None), is_number(float("nan"))
+    (True, False, False)
+    """
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def number(value) -> str:
+    """A number with three decimals, or a dash.
+
+    Parameters
+    ----------
+    value : float or None
+        The number.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> number(0.95444), number(None)
+    ('0.954', '–')
+    """
+    return f"{value:.3f}" if is_number(value) else "–"
+
+
+def duration(seconds) -> str:
+    """A time in the unit that suits it.
+
+    Parameters
+    ----------
+    seconds : float or None
+        The time.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> duration(31.4), duration(3600)
+    ('31 s', '60 min')
+    """
+    if not is_number(seconds):
+        return "–"
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def words(stem) -> str:
+    """A file's stem as a title.
+
+    Parameters
+    ----------
+    stem : str
+        Such as ``"03_fine_tuning"``.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> words("03_fine_tuning")
+    'Fine tuning'
+    """
+    found = re.sub(r"^\d+[_-]", "", stem).replace("_", " ").strip() or stem
+    return found[0].upper() + found[1:]
+
+
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("covidxr"),
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, count=_count, duration=duration, memory=_memory, moment=_moment)
+    return environment
+
+
+def _count(value):
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if is_number(value) else "–"
+
+
+def _memory(megabytes):
+    if not is_number(megabytes):
+        return "–"
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def _moment(text):
+    """``2020-04-30T21:02:10+00:00`` as ``2020-04-30 21:02 UTC``."""
+    return f"{text[:16].replace('T', ' ')} UTC" if text else "–"

@@ -1,0 +1,76 @@
+"""A run folder with everything that a page shows, made in a moment: planted numbers, drawn noise, two sources."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+
+from covidxr.evaluate import prediction_table
+from covidxr.files import write_json
+from covidxr.gallery import save_gallery
+
+CLASSES = ["Normal", "COVID-19", "Bacteria"]
+METRICS = {
+    "model": {"weights": "imagenet", "parameters": 14747715},
+    "test": {
+        "n": 174,
+        "accuracy": 0.954,
+        "accuracy_interval": [0.91, 0.98],
+        "per_class": {
+            "COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58},
+            "Normal": {"precision": 0.95, "recall": 0.93, "f1": 0.94, "support": 52},
+        },
+    },
+    "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
+    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37, "untrained": 0.36},
+    "audit": {
+        "class from the outer frame": {"value": 0.89, "interval": [0.84, 0.93], "chance": 0.33, "verdict": "tells the class"},
+        "class from the corners": {"value": 0.76, "interval": [0.7, 0.8], "chance": 0.33, "verdict": "tells the class"},
+        "the network, lungs blacked out": {"value": 0.99, "chance": 0.33, "verdict": "not needed"},
+    },
+    "external": {
+        "darkcovidnet": {
+            "n": 220,
+            "sensitivity": None,
+            "specificity": 0.005,
+            "specificity_interval": [0.0, 0.03],
+            "called": {"Normal": {"Normal": 1, "Bacteria": 0, "COVID-19": 219}},
+        },
+        "figure1": {"n": 40, "sensitivity": 0.97, "sensitivity_interval": [0.85, 0.99]},
+    },
+}
+RUN = {
+    "profile": "article",
+    "seed": 7,
+    "git_commit": "c0ffee-dirty",
+    "versions": {"python": "3.11.2", "imgaug": None},
+    "parameters": {"01_data": {"seed": 7, "note": "<script>alert(1)</script>"}},
+    "notebooks": {"01_data": {"status": "done", "seconds": 1800, "peak_memory_mb": 2048.0, "key": "k"}},
+    "total_seconds": 1800,
+}
+
+
+def make_gallery(folder, n=60):
+    """`n` films of noise, every third of each class, every fifth mistaken, every other of each source."""
+    rng = np.random.default_rng(0)
+    labels = np.resize(CLASSES, n)
+    manifest = pd.DataFrame({
+        "image_id": [f"film-{i:03d}" for i in range(n)], "patient_id": [f"p{i}" for i in range(n)],
+        "source": np.resize(["here", "there"], n), "split": "test", "label": labels,
+    })  # fmt: skip
+    chosen = np.where(np.arange(n) % 5 == 0, (np.arange(n) + 1) % 3, np.arange(n) % 3)
+    probabilities = np.eye(3)[chosen] * rng.uniform(0.5, 0.9, (n, 1)) + 0.05
+    films = rng.integers(0, 256, (n, 24, 24), np.uint8)
+    save_gallery(folder, prediction_table(manifest, probabilities, CLASSES), films, rng.random((n, 24, 24)))
+
+
+def make_run(folder, metrics=METRICS, run=RUN):
+    """A whole run folder, without its page."""
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", run)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, width in (("04_confusion", 8), ("06_audit", 40)):
+        matplotlib.image.imsave(folder / "figures" / f"{name}.png", np.zeros((10, width, 3)))
+    make_gallery(folder)
+    return folder

@@ -1,0 +1,84 @@
+"""Runs side by side: one column a run, a dash for what a run has not, parameters only where they differ."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+from small_run import METRICS, RUN, make_run
+
+from covidxr import run
+from covidxr.compare import compare_runs
+from covidxr.errors import CovidxrError
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two runs of which the second has another accuracy, another seed and nothing external."""
+    other, facts = copy.deepcopy(METRICS), copy.deepcopy(RUN)
+    other["test"]["accuracy"] = 0.5
+    del other["external"], other["test"]["accuracy_interval"]
+    facts["parameters"] = {"01_data": {"seed": 8, "note": "<script>alert(1)</script>"}}
+    return [make_run(tmp_path / "a"), make_run(tmp_path / "b & c", other, facts)]
+
+
+def row(table, name):
+    line = next(line for line in table.splitlines() if line.strip().startswith(name))
+    return re.split(r"\s{2,}", line.strip())[1:]
+
+
+def test_a_row_a_measure_a_column_a_run(two):
+    _, table = compare_runs(two)
+    assert re.split(r"\s{2,}", table.splitlines()[0].strip()) == ["a", "b & c"]
+    assert row(table, "accuracy") == ["0.954 (0.910–0.980), chance 0.527", "0.500, chance 0.527"]
+    assert row(table, "specificity, darkcovidnet") == ["0.005 (0.000–0.030)", "–"]
+    assert row(table, "class from the outer frame") == ["0.890 (0.840–0.930), chance 0.330"] * 2
+    assert row(table, "an untrained network") == ["0.360", "0.360"]
+
+
+def test_of_the_parameters_only_those_that_differ(two):
+    _, table = compare_runs(two)
+    assert row(table, "01 seed") == ["7", "8"] and "01 note" not in table
+    _, alike = compare_runs([two[0], two[0]])
+    assert "Parameters that differ" not in alike
+
+
+def test_the_page_shows_the_same_and_the_figures_of_both(two):
+    page, table = compare_runs(two)
+    html = page.read_text(encoding="utf-8")
+    assert page == two[0].parent / "compare.html"
+    assert html.count("0.954 (0.910–0.980), chance 0.527") == 1
+    sources = re.findall(r'<img src="([^"]+)"', html)
+    assert sources == [
+        f"{run}/figures/{name}.png" for name in ("04_confusion", "06_audit") for run in ("a", "b%20%26%20c")
+    ]
+    assert 'href="b%20%26%20c/index.html"' in html
+    assert "<script" not in html and "http" not in html
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    make_run(tmp_path / "x" / "demo")
+    make_run(tmp_path / "y" / "demo")
+    _, table = compare_runs([tmp_path / "x" / "demo", tmp_path / "y" / "demo"])
+    assert table.split()[:2] == ["x/demo", "y/demo"]
+
+
+def test_mistakes(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "short")
+    with pytest.raises(CovidxrError, match="nowhere is no run folder.*in runs/ there are: short"):
+        compare_runs([two[0], "nowhere"])
+    with pytest.raises(CovidxrError, match="two runs or more, found 1"):
+        compare_runs(["short"])
+
+
+def test_from_the_command_line(two, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--compare", "a", "b & c"]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy" in said and said.endswith(f"open {tmp_path / 'compare.html'}\n")
+    assert run.main(["--compare", "a", "nowhere"]) == 2
+    for words in ([], ["demo", "--compare", "a", "b"]):
+        with pytest.raises(SystemExit, match="2"):
+            run.main(words)
