@@ -1,4 +1,4 @@
-"""VGG16's ImageNet convolution weights: found, checked against recorded sums, kept; or a good random start.
+"""VGG16's ImageNet convolution weights: found, checked against recorded sums, kept.
 
 Who serves the weights does not matter, because every layer is compared with a recorded SHA-256 sum before use.
 Weights are a dictionary ``{layer name: (kernel, bias)}``, float32, kernels ``(3, 3, in, out)`` as Keras has them.
@@ -24,7 +24,6 @@ import onnx
 import platformdirs
 
 from covidxr._tensorflow import WEIGHTS_PATH_NO_TOP as KERAS_URL
-from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
 
@@ -107,6 +106,7 @@ def load_weights(model, weights="auto") -> WeightsRecord:
 
     Examples
     --------
+    >>> import keras
     >>> load_weights(keras.Sequential(), "random")
     WeightsRecord(kind='random', origin="Keras' initial values", sha256=None, warning=None)
     """
@@ -127,56 +127,6 @@ def load_weights(model, weights="auto") -> WeightsRecord:
         layers[name].set_weights(found[name])
     kind = "file" if _first_not_imagenet(found) else "imagenet"
     return WeightsRecord(kind, origin, _sha256(*(array for name in CONV_LAYERS for array in found[name])))
-
-
-def data_dependent_start(model, images) -> None:
-    """Scale each convolution of a randomly initialised model to the data, in place, in one pass.
-
-    Afterwards each channel's pre-activations over the images have mean 0 and standard deviation 0.5, so that a deep
-    stack without normalisation layers passes signal and gradient on from the first step.
-
-    Parameters
-    ----------
-    model : keras.Model
-        A plain chain of layers.
-    images : numpy.ndarray
-        A batch as the model will see it: float32 (N, H, W, 3) in [0, 1]; 32 varied images are enough.
-
-    Raises
-    ------
-    CovidxrError
-        The images are not what the model takes.
-
-    References
-    ----------
-    Krähenbühl, Doersch, Donahue and Darrell 2016, "Data-dependent initializations of convolutional neural networks",
-    ICLR, arXiv:1511.06856, its within-layer step (there with deviation 1).
-
-    Examples
-    --------
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    >>> images = np.random.default_rng(0).random((16, 8, 8, 3), "float32")
-    >>> data_dependent_start(model, images)
-    >>> np.asarray(model(images)).std((0, 1, 2)).round(3).tolist()
-    [0.5, 0.5, 0.5, 0.5]
-    """
-    low, high = np.min(images, initial=np.inf), np.max(images, initial=-np.inf)
-    if images.shape[1:] != model.input_shape[1:] or not 0 <= low <= high <= 1:
-        raise CovidxrError(f"images are {images.shape} in [{low:g}, {high:g}], expected {model.input_shape} in [0, 1]")
-    signal = keras.ops.convert_to_tensor(images, "float32")
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            _scale(layer, signal)
-        if not isinstance(layer, keras.layers.InputLayer):
-            signal = layer(signal, training=False)
-
-
-def _scale(layer, signal):
-    before = np.asarray(layer.convolution_op(signal, layer.kernel))
-    mean, spread = before.mean((0, 1, 2), dtype="float64"), before.std((0, 1, 2), dtype="float64")
-    scale = np.where(spread > 1e-6, 0.5 / np.maximum(spread, 1e-6), 1)  # a constant channel keeps its kernel
-    layer.kernel.assign(layer.kernel * scale.astype("float32"))
-    layer.bias.assign((-mean * scale).astype("float32"))
 
 
 def _imagenet():

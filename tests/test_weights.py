@@ -1,4 +1,4 @@
-"""The weights chain refuses wrong bytes, names what does not fit, and starts random networks well; all offline."""
+"""The weights chain refuses wrong bytes, names what does not fit; all offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from covidxr import weights as module
 from covidxr.errors import CovidxrError
-from covidxr.weights import CONV_LAYERS, data_dependent_start, load_weights
+from covidxr.weights import CONV_LAYERS, load_weights
 
 SHARED = Path(__file__).parents[2] / "shared"
 CHANNELS = dict(zip(CONV_LAYERS, (2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5), strict=True))
@@ -231,56 +231,6 @@ def test_a_file_of_another_kind_or_none(tmp_path, name):
     (tmp_path / name).write_text("<html>404</html>")
     with pytest.raises(CovidxrError, match=f"{name} cannot be read as a weights file"):
         load_weights(tiny_vgg(), tmp_path / name)
-
-
-def moments(model, images):
-    """Mean and deviation of each channel's pre-activations, all layers joined."""
-    found = []
-    for layer in map(model.get_layer, CONV_LAYERS):
-        signal = keras.Model(model.input, layer.input)(images)
-        before = np.asarray(keras.ops.conv(signal, layer.kernel, padding="same") + layer.bias)
-        found.append([before.mean((0, 1, 2)), before.std((0, 1, 2))])
-    return np.concatenate(found, axis=1)
-
-
-@pytest.fixture
-def images():
-    return np.repeat(np.random.default_rng(0).random((16, 32, 32, 1), "float32"), 3, axis=3)
-
-
-def test_data_dependent_start_sets_mean_and_deviation_of_each_channel(images):
-    keras.utils.set_random_seed(1)
-    model = tiny_vgg()
-    mean, spread = moments(model, images)
-    assert np.abs(mean).max() > 0.1 and spread.min() < 0.1, "planted: Keras' start is neither centred nor scaled"
-    head = model.layers[-1].get_weights()
-    data_dependent_start(model, images)
-    mean, spread = moments(model, images)
-    np.testing.assert_allclose(mean, 0, atol=1e-3)
-    np.testing.assert_allclose(spread, 0.5, atol=1e-3)
-    assert same(head, model.layers[-1].get_weights())
-
-
-def test_data_dependent_start_leaves_directions_and_constant_channels_alone(images):
-    model = tiny_vgg()
-    layer = model.get_layer("block1_conv1")
-    kernel, bias = layer.get_weights()
-    kernel[..., 1] = np.array([1, -1, 0])  # blind to grey: all that remains is rounding, not to be blown up
-    layer.set_weights([kernel, bias])
-    data_dependent_start(model, images)
-    ratio = layer.get_weights()[0][..., 0] / kernel[..., 0]
-    np.testing.assert_allclose(ratio, abs(ratio.flat[0]), rtol=1e-5)
-    assert np.array_equal(layer.get_weights()[0][..., 1], kernel[..., 1])
-
-
-@pytest.mark.parametrize(
-    ("part", "factor"),
-    [(np.s_[..., :1], 1), (np.s_[:0], 1), (np.s_[:, :16], 1), (np.s_[:], 255), (np.s_[:], -1), (np.s_[:], np.nan)],
-)
-def test_data_dependent_start_checks_shape_and_range(images, part, factor):
-    wrong = images[part] * factor
-    with pytest.raises(CovidxrError, match=re.escape(f"images are {wrong.shape} in [") + ".*expected.* in .0, 1"):
-        data_dependent_start(tiny_vgg(), wrong)
 
 
 @pytest.mark.realdata
