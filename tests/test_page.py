@@ -123,10 +123,10 @@ def test_opens_with_inside_outside_and_audit_at_the_same_size(tmp_path):
     html = page_of(tmp_path, METRICS, RUN)
     assert html.index('class="headlines"') < html.index("How often is it right?")
     inside, outside, blind = headlines_of(html)
-    assert "0.954 accuracy on 174 test films; 0.910–0.980; chance 0.527" in inside and "8x8 pixels 0.900" in inside
-    assert "0.005 specificity (the lowest here), darkcovidnet, 220 films; 0.000–0.030" in outside
+    assert "0.954 (0.910–0.980) chance 0.527 accuracy on 174 test films" in inside and "8x8 pixels 0.900" in inside
+    assert "0.005 (0.000–0.030) specificity (the lowest here), darkcovidnet, 220 films" in outside
     assert "sensitivity, figure1 0.970" in outside
-    assert "0.890 class from the outer frame: tells the class; 0.840–0.930; chance 0.330" in blind
+    assert "0.890 (0.840–0.930) chance 0.330 class from the outer frame: tells the class" in blind
     assert "tells the class class from the outer frame, class from the corners" in blind and "not needed" in blind
     assert html.count('<p class="big">') == 3
 
@@ -160,7 +160,7 @@ def test_gallery_puts_mistakes_first_the_surest_on_top(tmp_path):
     assert len(films) == 60
     assert [right for *_, right, _ in films] == ["wrong"] * 12 + ["right"] * 48
     assert all((label == predicted) == (right == "right") for label, predicted, right, _ in films)
-    surest = [max(map(float, re.findall(r"</meter> ([\d.]+)", film))) for film in html.split("<li data-label")[1:]]
+    surest = [max(map(float, re.findall(r"</i></span> ([\d.]+)", film))) for film in html.split("<li data-label")[1:]]
     assert surest[:12] == sorted(surest[:12], reverse=True) and surest[12:] == sorted(surest[12:], reverse=True)
     pictures = re.findall(r'src="(gallery/[^"]+)"', html)
     assert len(set(pictures)) == 60 and all((tmp_path / picture).exists() for picture in pictures)
