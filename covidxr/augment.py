@@ -54,17 +54,35 @@ POLICIES = {
 }
 
 
-def _every_step(steps):
-    return iaa.Sequential([step.make() for step in steps])
+def _every_step(augmenters, films, rng):
+    for augmenter in augmenters:
+        films = _changed(augmenter, films, rng)
+    return films
 
 
-def _as_the_article(steps):
-    """One way to lay the film down, and for every second film up to two of the other steps, as in its notebook."""
-    _turns, *flips = (step.make() for step in steps[:3])
-    laid_down = iaa.OneOf([*(iaa.Rot90(turns) for turns in range(4)), *flips])
-    changed = iaa.SomeOf((0, 2), [step.make() for step in steps[3:]])
-    # In a list of its own, since seed_ passes over a SomeOf that Sometimes holds directly.
-    return iaa.Sequential([laid_down, iaa.Sometimes(0.5, [changed])])
+def _changed(augmenter, films, rng):
+    augmenter.seed_(int(rng.integers(2**31)))
+    return augmenter(images=films)
+
+
+def _as_the_article(augmenters, films, rng):
+    """One of six ways to lay the film down, and for every second film up to two of the other steps, as in its notebook."""
+    films, ways = films.copy(), rng.choice(6, len(films), p=_CHANCES)
+    for way in range(1, 6):
+        films[ways == way] = _laid_down(films[ways == way], way)
+    counts = rng.integers(3, size=len(films)) * (rng.random(len(films)) < 0.5)
+    ranks = rng.random((len(films), len(augmenters) - 3)).argsort(axis=1)
+    for augmenter, rank in zip(augmenters[3:], ranks.T, strict=True):
+        if len(chosen := np.flatnonzero(rank < counts)):
+            films[chosen] = _changed(augmenter, films[chosen], rng)
+    return films
+
+
+def _laid_down(films, way):
+    return np.rot90(films, way, axes=(1, 2)) if way < 4 else np.flip(films, way - 3)
+
+
+_CHANCES = np.array([4, 2, 2, 2, 1, 1]) / 12  # as it is, three turns, two flips: the article's flips leave every second film
 
 
 class Policy:
@@ -83,8 +101,8 @@ class Policy:
     ['rotation', 'scaling', 'shift']
     """
 
-    def __init__(self, steps, recipe, compose):
-        self.steps, self.recipe, self._compose = steps, recipe, compose
+    def __init__(self, steps, recipe, apply):
+        self.steps, self.recipe, self._apply = steps, recipe, apply
         self._mine = threading.local()  # imgaug's augmenters hold random state: one set a thread
 
     def __reduce__(self):
@@ -116,11 +134,10 @@ class Policy:
             raise CovidxrError(f"a policy takes uint8 films (N, H, W), not {images.dtype} of shape {images.shape}")
         if not self.steps:
             return images
-        if not hasattr(self._mine, "augmenter"):
-            self._mine.augmenter = self._compose(self.steps)
-        # imgaug's Sequential(seed=…) leaves its children unseeded; seed_ reaches them all
-        self._mine.augmenter.seed_(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        return self._mine.augmenter(images=images)
+        if not hasattr(self._mine, "augmenters"):
+            self._mine.augmenters = [step.make() for step in self.steps]
+        # imgaug's own Sequential, OneOf and SomeOf would take as long as all the augmenters in them
+        return self._apply(self._mine.augmenters, images, np.random.default_rng(seed))
 
 
 def build_policy(name="article", flip=False, only=None) -> Policy:
@@ -161,8 +178,8 @@ def build_policy(name="article", flip=False, only=None) -> Policy:
     for wanted in only or ():
         if wanted not in names:
             raise unknown(f"step of policy {name!r}", wanted, names)
-    compose = _as_the_article if name == "article" and only is None else _every_step
-    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only), compose)
+    apply = _as_the_article if name == "article" and only is None else _every_step
+    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only), apply)
 
 
 class AugmentedBatches(keras.utils.PyDataset):

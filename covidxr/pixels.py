@@ -76,10 +76,10 @@ def preprocess(images) -> np.ndarray:
         raise CovidxrError(
             f"preprocess takes grey uint8 films of shape (N, H, W), not {images.dtype} of shape {images.shape}"
         )
-    scaled = np.empty(images.shape, np.float32)
+    scaled = np.empty((*images.shape, 3), np.float32)
     for film, target in zip(images, scaled, strict=True):
-        np.divide(cv2.equalizeHist(film), np.float32(255), out=target)
-    return np.repeat(scaled[..., None], 3, axis=-1)
+        cv2.cvtColor(np.divide(cv2.equalizeHist(film), np.float32(255)), cv2.COLOR_GRAY2RGB, dst=target)
+    return scaled
 
 
 def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
