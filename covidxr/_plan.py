@@ -81,11 +81,11 @@ def read_steps(notebooks: Path = NOTEBOOKS) -> list[Step]:
     >>> read_steps(Path("no-such-folder"))
     Traceback (most recent call last):
         ...
-    covidxr.errors.CovidxrError: no notebooks named NN_*.ipynb in no-such-folder; run from a checkout of the repository
+    covidxr.errors.CovidxrError: no notebooks named NN_*.ipynb in no-such-folder; name the folder that holds them
     """
     paths = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"))
     if not paths:
-        raise CovidxrError(f"no notebooks named NN_*.ipynb in {notebooks}; run from a checkout of the repository")
+        raise CovidxrError(f"no notebooks named NN_*.ipynb in {notebooks}; name the folder that holds them")
     return [_read_step(path) for path in paths]
 
 
@@ -117,7 +117,7 @@ def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS
     >>> plan({}, {}, {}, Path("no-such-folder"))
     Traceback (most recent call last):
         ...
-    covidxr.errors.CovidxrError: no notebooks named NN_*.ipynb in no-such-folder; run from a checkout of the repository
+    covidxr.errors.CovidxrError: no notebooks named NN_*.ipynb in no-such-folder; name the folder that holds them
     """
     steps = read_steps(notebooks)
     _check_names(steps, profile, typed)

@@ -10,7 +10,8 @@ import yaml
 import covidxr
 from covidxr.errors import CovidxrError, unknown
 
-NOTEBOOKS = Path(covidxr.__file__).parent.parent / "notebooks"
+_INSTALLED = Path(covidxr.__file__).parent / "_notebooks"  # where a wheel puts what stands at the top of a checkout
+NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(covidxr.__file__).parent.parent / "notebooks"
 
 
 class _Loader(yaml.SafeLoader):
