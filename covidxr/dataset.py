@@ -9,13 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covidxr.decode import DecodeError
+from covidxr.decode import DecodeError, looks_inverted
+from covidxr.duplicates import TwinGuard, mark_twins
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
-from covidxr.splits import SPLITS, check_manifest, patient_keys, split_manifest, straddling_patients
+from covidxr.splits import (
+    SPLITS,
+    check_manifest,
+    kept_together,
+    patient_keys,
+    split_manifest,
+    straddling_patients,
+    straddling_twins,
+)
 
 __all__ = [
     "CLASSES",
@@ -23,6 +32,7 @@ __all__ = [
     "Assembly",
     "assemble",
     "check_manifest",
+    "kept_together",
     "load_masks",
     "load_pixels",
     "patient_keys",
@@ -32,9 +42,11 @@ __all__ = [
     "save_run",
     "split_manifest",
     "straddling_patients",
+    "straddling_twins",
 ]
 
 CLASSES = ("Normal", "COVID-19", "Bacteria")
+_AT_ONCE = 512  # films decoded before they are put away, so that memory stays bounded
 
 
 class Assembly(NamedTuple):
@@ -91,6 +103,7 @@ def assemble(
     image_size=100,
     seed=0,
     work_dir=".",
+    drop_twins=False,
 ) -> Assembly:
     """Choose the same number of readable films for each class and decode them.
 
@@ -115,12 +128,16 @@ def assemble(
         Seed of the draw, and of the phantoms.
     work_dir : str or pathlib.Path
         Where the phantoms' films are written.
+    drop_twins : bool
+        Take no film that shows the same picture as one taken before, but another in its place. Otherwise such films stay,
+        share a name in ``twins``, and `split_manifest` keeps them on one side.
 
     Returns
     -------
     Assembly
         ``manifest`` (one row a film, sorted by class and ``image_id``, ``split`` empty), ``pixels`` (``uint8``,
-        (N, image_size, image_size)) and ``rejected`` (``image_id``, ``path``, ``reason``).
+        (N, image_size, image_size)) and ``rejected`` (``image_id``, ``path``, ``reason``): files that cannot be read, films
+        that look inverted, and dropped twins.
 
     Raises
     ------
@@ -147,16 +164,13 @@ def assemble(
         if label not in set(candidates.label):
             raise unknown("class", label, sorted(set(candidates.label)))
     drawn_order = _shuffled(candidates, seed)
-    picks = [_first_readable(drawn_order[drawn_order.label == label], label, per_class, image_size) for label in classes]
-    if per_class is None:
-        smallest = min(len(pick.manifest) for pick in picks)
-        picks = [Assembly(rows[:smallest], pixels[:smallest], rejected) for rows, pixels, rejected in picks]
-    manifest = pd.concat([pick.manifest for pick in picks])
-    order = np.lexsort([manifest.image_id, manifest.label.map({label: rank for rank, label in enumerate(classes)})])
-    manifest = manifest.iloc[order].reset_index(drop=True)
+    guard = TwinGuard() if drop_twins else None
+    by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
+    picks = [_first_readable(rows, label, per_class, image_size, guard) for label, rows in by_class]
+    manifest, pixels = _put_together(picks, min(len(pick.manifest) for pick in picks))
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
-    pixels = np.concatenate([pick.pixels for pick in picks])[order]
-    return Assembly(manifest, pixels, pd.concat([pick.rejected for pick in picks], ignore_index=True))
+    rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
+    return Assembly(mark_twins(manifest, pixels), pixels, rejected)
 
 
 def _shuffled(candidates, seed):
@@ -166,22 +180,46 @@ def _shuffled(candidates, seed):
     return shuffled.iloc[np.argsort(turn, kind="stable")]
 
 
-def _first_readable(rows, label, per_class, image_size):
+def _first_readable(rows, label, per_class, image_size, guard):
     wanted = len(rows) if per_class is None else per_class
     kept, rejected, start = [], [], 0
+    pixels = np.empty((min(wanted, len(rows)), image_size, image_size), np.uint8)
     while len(kept) < wanted and start < len(rows):
-        batch = rows.iloc[start : start + wanted - len(kept)]
+        batch = rows.iloc[start : start + min(wanted - len(kept), _AT_ONCE)]
         start += len(batch)
-        for row, film in zip(batch.index, decode_films(batch.path, image_size), strict=True):
-            (rejected if isinstance(film, DecodeError) else kept).append((row, film))
+        for row, film in zip(batch.itertuples(), decode_films(batch.path, image_size), strict=True):
+            reason = _reason_against(row.image_id, film, guard)
+            if reason:
+                rejected.append((row.Index, reason))
+            else:
+                pixels[len(kept)] = film
+                kept.append(row.Index)
     if per_class is not None and len(kept) < per_class or not kept:
         raise CovidxrError(
             f"class {label!r} has {len(kept)} readable films of {len(rows)} found, {per_class or 1} are asked for; "
-            "lower per_class, or check the data folder" + (f"; first rejected: {rejected[0][1]}" if rejected else "")
+            "lower per_class, or check the data folder" + (f"; first rejected: {rows.path[rejected[0][0]]}: {rejected[0][1]}" if rejected else "")
         )
-    lost = rows.loc[[row for row, _ in rejected], ["image_id", "path"]]
-    lost = lost.assign(reason=[error.reason for _, error in rejected])
-    return Assembly(rows.loc[[row for row, _ in kept]], np.stack([film for _, film in kept]), lost)
+    lost = rows.loc[[row for row, _ in rejected], ["image_id", "path"]].assign(reason=[reason for _, reason in rejected])
+    return Assembly(rows.loc[kept], pixels[: len(kept)], lost)
+
+
+def _reason_against(image_id, film, guard):
+    if isinstance(film, DecodeError):
+        return film.reason
+    if looks_inverted(film):
+        return "looks inverted, black for white; turn it and read it again"
+    twin = guard.twin_of(image_id, film) if guard else ""
+    return f"twin of {twin}" if twin else ""
+
+
+def _put_together(picks, per_class):
+    """Bring the classes into one manifest and one array, sorted by image within each class, without a second copy."""
+    rows, pixels = [], np.empty((len(picks) * per_class, *picks[0].pixels.shape[1:]), np.uint8)
+    for start, pick in zip(range(0, len(pixels), per_class), picks, strict=True):
+        order = np.argsort(pick.manifest.image_id[:per_class].to_numpy(dtype=str))
+        rows.append(pick.manifest.iloc[order])
+        np.take(pick.pixels, order, axis=0, out=pixels[start : start + per_class], mode="clip")
+    return pd.concat(rows, ignore_index=True), pixels
 
 
 def save_run(run_dir, assembly) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from covidxr.duplicates import joined
 from covidxr.errors import CovidxrError, unknown
 from covidxr.sources._rows import COLUMNS
 
@@ -34,7 +35,7 @@ def check_manifest(manifest) -> pd.DataFrame:
     >>> check_manifest(pd.DataFrame({"image_id": ["a"], "path": ["a.png"]}))
     Traceback (most recent call last):
         ...
-    covidxr.errors.CovidxrError: the manifest has no column label, patient_id, source, view, age, sex, license, url, sha256, split
+    covidxr.errors.CovidxrError: the manifest has no column label, patient_id, source, view, age, sex, license, url, sha256, split, version, original_name, twins
     """
     missing = [column for column in COLUMNS if column not in manifest]
     if missing:
@@ -55,7 +56,8 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     manifest : pandas.DataFrame
         Manifest rows.
     by : {"patient", "image"}
-        ``patient`` keeps each patient of a source on one side; ``image`` is the article's, kept for comparison.
+        ``patient`` keeps each patient of a source on one side, and twins, as `kept_together` joins them; ``image`` is the
+        article's, kept for comparison.
     test, validation : float
         Their shares of the films, between 0 and 1, reached from below where patients have several films, unless no
         patient of a class fits: then the one with the fewest films is taken.
@@ -83,7 +85,7 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     if by not in ("patient", "image"):
         raise unknown("split", by, ["patient", "image"])
     rng = np.random.default_rng(seed)
-    groups = patient_keys(manifest) if by == "patient" else manifest.image_id
+    groups = kept_together(manifest) if by == "patient" else manifest.image_id
     divided = manifest.assign(split="train")
     for name, share in (("test", test), ("validation", validation)):
         free = divided.split == "train"
@@ -131,6 +133,54 @@ def patient_keys(manifest) -> pd.Series:
     ['here/7', 'there/7']
     """
     return manifest.source + "/" + manifest.patient_id
+
+
+def kept_together(manifest) -> pd.Series:
+    """Name what belongs on one side of a split: patients, joined where they have twins of each other's films.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``source``, ``patient_id`` and, as `covidxr.duplicates.mark_twins` fills it, ``twins``.
+
+    Returns
+    -------
+    pandas.Series
+        Strings, row by row: the first of the joined patients, named as by `patient_keys`.
+
+    Examples
+    --------
+    >>> rows = {"source": ["s"] * 4, "patient_id": list("1223"), "twins": ["", "", "a", "a"]}
+    >>> kept_together(pd.DataFrame(rows)).tolist()
+    ['s/1', 's/2', 's/2', 's/2']
+    """
+    patients = patient_keys(manifest)
+    twins = manifest.twins.where(manifest.twins != "", manifest.index.astype(str) + "/alone")
+    rows = np.arange(len(manifest))
+    links = [(rows, pd.Series(rows).groupby(key.to_numpy()).transform("first")) for key in (patients, twins)]
+    groups = joined(len(manifest), np.concatenate(links, axis=1))
+    return patients.groupby(groups).transform("min")
+
+
+def straddling_twins(manifest) -> int:
+    """Count the groups of twins whose films lie in more than one split.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``split`` and ``twins`` filled.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> straddling_twins(pd.DataFrame({"twins": ["a", "a", "", ""], "split": ["train", "test", "train", "test"]}))
+    1
+    """
+    twins = manifest[manifest.twins != ""]
+    return int((twins.groupby("twins").split.nunique() > 1).sum())
 
 
 def straddling_patients(manifest) -> int:

@@ -217,7 +217,7 @@ def test_read_writes_films_masks_and_a_manifest(tmp_path):
     rows = read(tmp_path, classes=CLASSES, per_class=9, size=48)
     assert list(rows.columns) == [
         "image_id", "path", "label", "patient_id", "source", "view", "age", "sex", "license", "url", "sha256", "split",
-        "lung_mask", "lesion_mask",
+        "version", "original_name", "twins", "lung_mask", "lesion_mask",
     ]  # fmt: skip
     assert rows.label.value_counts().to_dict() == dict.fromkeys(CLASSES, 9)
     assert rows.image_id.is_unique and rows.patient_id.nunique() < len(rows)

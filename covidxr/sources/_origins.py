@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from covidxr.decode import IMAGE_SUFFIXES
 from covidxr.errors import CovidxrError
-from covidxr.sources import covid_chestxray, figure1
+from covidxr.sources import covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray
 from covidxr.sources._known import Known, frozen
 
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
@@ -120,7 +120,7 @@ ORIGINS = {
             "covid-chestxray",
             "covid-chestxray-dataset",
             "ieee8023/covid-chestxray-dataset",
-            "65b61b403b86a4cebff1fc4451a220feb24ccb33",
+            covid_chestxray.VERSION,
             _METADATA_AND_IMAGES,
             "metadata.csv",
             _covid_chestxray,
@@ -129,7 +129,7 @@ ORIGINS = {
             "figure1",
             "figure1",
             "agchung/Figure1-COVID-chestxray-dataset",
-            "95bb569e55f4110d3b734c0f355340e04e16989a",
+            figure1.VERSION,
             _METADATA_AND_IMAGES,
             "metadata.csv",
             _figure1,
@@ -138,7 +138,7 @@ ORIGINS = {
             "darkcovidnet",
             "darkcovidnet",
             "muhammedtalo/COVID-19",
-            "ee3e2cffc0824711bed675275506b26f19be7198",
+            darkcovidnet.VERSION,
             _DARKCOVIDNET_FILMS,
             _LISTING,
             _darkcovidnet,
@@ -146,7 +146,7 @@ ORIGINS = {
         Origin(
             "kaggle-chest-xray",
             "chest_xray",
-            "versions/2",
+            kaggle_chest_xray.VERSION,
             r"(?:[^/]+/)*?(?P<path>(?:train|test|val)/(?:NORMAL|PNEUMONIA)/[^/]+)",
             f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_HANDLE}?datasetVersionNumber=2",
         ),

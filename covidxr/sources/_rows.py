@@ -9,7 +9,11 @@ import pandas as pd
 from covidxr.decode import IMAGE_SUFFIXES
 from covidxr.errors import CovidxrError
 
-COLUMNS = ("image_id", "path", "label", "patient_id", "source", "view", "age", "sex", "license", "url", "sha256", "split")
+COLUMNS = (
+    "image_id", "path", "label", "patient_id", "source", "view", "age", "sex", "license", "url", "sha256", "split",
+    "version", "original_name", "twins",
+)  # fmt: skip
+LEFT_OUT_COLUMNS = ("source", "original_name", "reason", "present")
 MASK_COLUMNS = ("lung_mask", "lesion_mask")
 
 
@@ -37,6 +41,31 @@ def manifest_rows(rows) -> pd.DataFrame:
     frame = frame.astype(object).where(frame.notna(), "").astype(str)
     frame.insert(COLUMNS.index("age"), "age", ages)
     return frame
+
+
+def left_out_rows(source: str, rows) -> pd.DataFrame:
+    """Put what a reader leaves out, with the reason, into one table.
+
+    Parameters
+    ----------
+    source : str
+        The source's name.
+    rows : iterable of tuple
+        Path of each film, its name in the source, and the reason, or ``""``: then it is left out only if it is absent.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `LEFT_OUT_COLUMNS`; ``present`` tells whether the file is there.
+
+    Examples
+    --------
+    >>> left_out_rows("figure1", [("no-such.png", "no-such.png", "")]).reason.tolist()
+    ['no such file']
+    """
+    found = [(source, name, reason, Path(path).is_file()) for path, name, reason in rows]
+    kept = [(source, name, reason or "no such file", here) for _, name, reason, here in found if reason or not here]
+    return pd.DataFrame(kept, columns=list(LEFT_OUT_COLUMNS))
 
 
 def find_folder(data_dir, name: str, must_hold: str, where: str) -> Path:

@@ -15,9 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from covidxr.errors import CovidxrError
-from covidxr.sources._rows import find_folder, manifest_rows, read_table
+from covidxr.sources._rows import find_folder, left_out_rows, manifest_rows, read_table
+from covidxr.sources._version import version_of
 
 URL = "https://github.com/ieee8023/covid-chestxray-dataset"
+VERSION = "65b61b403b86a4cebff1fc4451a220feb24ccb33"  # 2020-04-17
 _NEEDED = ("patientid", "finding", "view", "modality", "filename", "age", "sex", "license", "url")
 
 
@@ -49,13 +51,51 @@ def read(data_dir):
     >>> read(folder)[["label", "patient_id", "view"]].values.tolist()
     [['COVID-19', '2', 'PA']]
     """
+    folder, table = _table(data_dir)
+    kept = table[table.reason == ""]
+    if kept.empty:
+        raise CovidxrError(f"{folder / 'metadata.csv'}: no row is a frontal X-ray (modality X-ray, view PA or AP)")
+    version = version_of(folder, "covid-chestxray", VERSION)
+    return manifest_rows(_row(folder, row) | {"version": version} for row in kept.itertuples())
+
+
+def left_out(data_dir):
+    """List the rows of ``metadata.csv`` that `read` leaves out, and those it keeps whose file is absent, with reasons.
+
+    Parameters
+    ----------
+    data_dir : str or pathlib.Path
+        As for `read`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``original_name``, ``reason``, and whether the file is ``present``.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "metadata.csv").write_text(",".join(_NEEDED) + "\\n2,COVID-19,Axial,CT,a.jpg,65,M,,\\n")
+    >>> left_out(folder)[["original_name", "reason", "present"]].values.tolist()
+    [['a.jpg', 'not an X-ray but CT', False]]
+    """
+    folder, table = _table(data_dir)
+    names = table.filename.map(lambda name: Path(name).name)
+    rows = zip(names.map(lambda name: folder / "images" / name), table.filename, table.reason, strict=True)
+    return left_out_rows("covid-chestxray", rows)
+
+
+def _table(data_dir):
+    """Read ``metadata.csv``; ``reason`` says why a row is left out, or nothing."""
     folder = find_folder(data_dir, "covid-chestxray-dataset", "metadata.csv", URL)
     table = read_table(folder / "metadata.csv", _NEEDED)
-    frontal = table[(table.modality == "X-ray") & table.view.str.startswith(("PA", "AP"))]
-    if frontal.empty:
-        raise CovidxrError(f"{folder / 'metadata.csv'}: no row is a frontal X-ray (modality X-ray, view PA or AP)")
-    rows = manifest_rows(_row(folder, row) for row in frontal.itertuples())
-    return rows.drop_duplicates("image_id", ignore_index=True)
+    table["reason"] = ""
+    table.loc[~table.view.str.startswith(("PA", "AP")), "reason"] = "not a frontal view"
+    table.loc[table.modality != "X-ray", "reason"] = "not an X-ray but " + table.modality.replace("", "not stated")
+    names = table.filename.map(lambda name: Path(name).name)
+    table.loc[names.where(table.reason == "").duplicated() & (table.reason == ""), "reason"] = "a file named twice"
+    return folder, table
 
 
 def _row(folder, row):
@@ -71,5 +111,6 @@ def _row(folder, row):
         "age": row.age,
         "sex": row.sex,
         "license": row.license,
-        "url": row.url,
+        "url": row.url or URL,
+        "original_name": row.filename,
     }

@@ -13,9 +13,11 @@ https://github.com/muhammedtalo/COVID-19
 
 from __future__ import annotations
 
-from covidxr.sources._rows import find_folder, find_images, manifest_rows
+from covidxr.sources._rows import find_folder, find_images, left_out_rows, manifest_rows
+from covidxr.sources._version import version_of
 
 URL = "https://github.com/muhammedtalo/COVID-19"
+VERSION = "ee3e2cffc0824711bed675275506b26f19be7198"
 LABELS = {"No_findings": "No finding", "Pneumonia": "Pneumonia"}
 
 
@@ -45,8 +47,8 @@ def read(data_dir):
     >>> read(film.parents[2])[["label", "patient_id"]].values.tolist()
     [['No finding', '00001281']]
     """
-    folder = find_folder(data_dir, "darkcovidnet", "X-Ray Image DataSet", URL)
-    films = find_images(folder / "X-Ray Image DataSet", "*/*")
+    folder, films = _films(data_dir)
+    version = version_of(folder, "darkcovidnet", VERSION)
     return manifest_rows(
         {
             "image_id": f"darkcovidnet/{film.parent.name}/{film.name}",
@@ -56,7 +58,41 @@ def read(data_dir):
             "source": "darkcovidnet",
             "license": "NIH, free use with attribution",
             "url": URL,
+            "version": version,
+            "original_name": f"{film.parent.name}/{film.name}",
         }
         for film in films
         if film.parent.name in LABELS
     )
+
+
+def left_out(data_dir):
+    """List the films that `read` leaves out, with reasons.
+
+    Parameters
+    ----------
+    data_dir : str or pathlib.Path
+        As for `read`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``original_name``, ``reason``, and whether the file is ``present``.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> film = pathlib.Path(tempfile.mkdtemp()) / "X-Ray Image DataSet/Covid-19/01.jpeg"
+    >>> film.parent.mkdir(parents=True); film.touch()
+    >>> left_out(film.parents[2])[["original_name", "reason"]].values.tolist()
+    [['Covid-19/01.jpeg', "repeats covid-chestxray's films"]]
+    """
+    films = _films(data_dir)[1]
+    reasons = {**dict.fromkeys(LABELS, ""), "Covid-19": "repeats covid-chestxray's films"}
+    rows = ((film, f"{film.parent.name}/{film.name}", reasons.get(film.parent.name, "an unknown folder")) for film in films)
+    return left_out_rows("darkcovidnet", rows)
+
+
+def _films(data_dir):
+    folder = find_folder(data_dir, "darkcovidnet", "X-Ray Image DataSet", URL)
+    return folder, find_images(folder / "X-Ray Image DataSet", "*/*")

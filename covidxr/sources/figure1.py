@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from covidxr.sources._rows import find_folder, find_images, manifest_rows, read_table
+from covidxr.sources._rows import find_folder, find_images, left_out_rows, manifest_rows, read_table
+from covidxr.sources._version import version_of
 
 URL = "https://github.com/agchung/Figure1-COVID-chestxray-dataset"
+VERSION = "95bb569e55f4110d3b734c0f355340e04e16989a"
 
 
 def read(data_dir):
@@ -44,18 +46,55 @@ def read(data_dir):
     >>> read(folder)[["patient_id", "label", "path"]].map(lambda text: text.split("/")[-1]).values.tolist()
     [['COVID-00003', 'COVID-19', 'COVID-00003a.jpg']]
     """
+    folder, table = _table(data_dir)
+    version = version_of(folder, "figure1", VERSION)
+    return manifest_rows(_row(row) | {"version": version} for row in table[table.reason == ""].itertuples())
+
+
+def left_out(data_dir):
+    """List the films that `read` leaves out, and those it keeps whose file is absent, with reasons.
+
+    Parameters
+    ----------
+    data_dir : str or pathlib.Path
+        As for `read`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``original_name``, ``reason``, and whether the file is ``present``.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "metadata.csv").write_text("patientid,sex,age,finding,view\\nCOVID-00002,M,50+,,AP erect\\n")
+    >>> left_out(folder)[["original_name", "reason"]].values.tolist()
+    [['COVID-00002.jpg', 'no finding stated']]
+    """
+    _, table = _table(data_dir)
+    return left_out_rows("figure1", zip(table.path, table.path.map(lambda path: path.name), table.reason, strict=True))
+
+
+def _table(data_dir):
+    """Read ``metadata.csv``; ``path`` is each film's file, ``reason`` says why a row is left out, or nothing."""
     folder = find_folder(data_dir, "figure1", "metadata.csv", URL)
     table = read_table(folder / "metadata.csv", ("patientid", "sex", "age", "finding", "view"))
     files = {file.stem: file for file in find_images(folder / "images", "*")}
-    rows = manifest_rows(_row(folder, files, row) for row in table[table.finding != ""].itertuples())
-    return rows.drop_duplicates("image_id", ignore_index=True)
+    table["name"] = table.patientid.map(lambda name: Path(name).name)  # never out of the folder, whatever the table says
+    table["path"] = table.name.map(lambda name: files.get(name, folder / "images" / f"{name}.jpg")).astype(object)
+    table["reason"] = ""
+    table.loc[table.finding == "", "reason"] = "no finding stated"
+    table.loc[table.name.where(table.reason == "").duplicated() & (table.reason == ""), "reason"] = "a film named twice"
+    return folder, table
 
 
-def _row(folder, files, row):
-    name = Path(row.patientid).name  # never out of the folder, whatever the table says
+def _row(row):
+    name = row.name
     return {
         "image_id": f"figure1/{name}",
-        "path": str(files.get(name, folder / "images" / f"{name}.jpg")),
+        "path": str(row.path),
+        "original_name": row.path.name,
         "label": row.finding,
         "patient_id": name.rstrip("abcdefghijklmnopqrstuvwxyz"),
         "source": "figure1",

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import re
 
-from covidxr.sources._rows import find_folder, find_images, manifest_rows
+from covidxr.sources._rows import find_folder, find_images, left_out_rows, manifest_rows
+from covidxr.sources._version import version_of
 
 URL = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
+VERSION = "versions/2"
 _PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(?P<kind>bacteria|virus)_", re.IGNORECASE)
 _NORMAL = re.compile(r"(?P<patient>(?:NORMAL\d*-)?IM-\d+)", re.IGNORECASE)
 
@@ -50,7 +52,36 @@ def read(data_dir):
     [['Virus', 'train-person7']]
     """
     folder = find_folder(data_dir, "chest_xray", "train", URL)
-    return manifest_rows(row for film in find_images(folder, "*/*/*") if (row := _row(film, folder)))
+    version = version_of(folder, "kaggle-chest-xray", VERSION)
+    films = find_images(folder, "*/*/*")
+    return manifest_rows(row | {"version": version} for film in films if (row := _row(film, folder)))
+
+
+def left_out(data_dir):
+    """List the films that `read` leaves out, with reasons.
+
+    Parameters
+    ----------
+    data_dir : str or pathlib.Path
+        As for `read`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``original_name``, ``reason``, and whether the file is ``present``.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> film = pathlib.Path(tempfile.mkdtemp()) / "chest_xray/train/PNEUMONIA/no_number.jpeg"
+    >>> film.parent.mkdir(parents=True); film.touch()
+    >>> left_out(film.parents[3]).reason.tolist()
+    ['its name tells no patient or cause']
+    """
+    folder = find_folder(data_dir, "chest_xray", "train", URL)
+    films = [film for film in find_images(folder, "*/*/*") if _row(film, folder) is None]
+    reason = "its name tells no patient or cause"
+    return left_out_rows("kaggle-chest-xray", ((film, film.relative_to(folder).as_posix(), reason) for film in films))
 
 
 def _row(film, folder):
@@ -68,4 +99,5 @@ def _row(film, folder):
         "view": "AP",
         "license": "CC BY 4.0",
         "url": URL,
+        "original_name": film.relative_to(folder).as_posix(),
     }

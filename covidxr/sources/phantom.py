@@ -190,7 +190,7 @@ def _film(folder, film, size, shortcut):
         "image_id": name, "path": str(image), "label": CLASSES[rank], "patient_id": f"phantom-{rank}p{person:04d}",
         "source": "phantom", "view": view, "age": body.age, "sex": body.sex, "license": "CC0-1.0", "url": "",
         "sha256": hashlib.sha256(image.read_bytes()).hexdigest(), "split": "", "lung_mask": str(lungs),
-        "lesion_mask": str(lesion),
+        "lesion_mask": str(lesion), "version": f"drawing {_DRAWING}", "original_name": image.name,
     }  # fmt: skip
 
 

@@ -60,6 +60,7 @@ def _row(table_path, row):
         "image_id": f"{table_path.stem}/{row['path']}",
         "patient_id": row["path"],
         "source": table_path.stem,
+        "original_name": row["path"],
         **{column: value for column, value in row.items() if value},
         **masks,
         "path": str(table_path.parent / row["path"]),
@@ -77,6 +78,7 @@ def _read_folder(folder):
             "label": film.parent.name,
             "patient_id": film.relative_to(folder).as_posix(),
             "source": name,
+            "original_name": film.relative_to(folder).as_posix(),
         }
         for film in films
     )
