@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
       $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
 
-.PHONY: help setup data run-all compare test lint notebook bench lock clean
+.PHONY: help setup data run-all compare test lint notebook docs bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,10 @@ test: lint  ## lint, unit and notebook tests, and a small run of all notebooks
 
 notebook: $(STAMP)  ## open the notebooks in Jupyter Lab
 	@$(BIN)/jupyter lab notebooks
+
+docs: $(STAMP)  ## the API reference, from the docstrings, into build/docs
+	@$(PY) -W ignore -m pdoc --docformat numpy --no-show-source -o build/docs covidxr '!covidxr[.]_' '!covidxr[.]sources[.]_'
+	@echo "open build/docs/index.html"
 
 bench: $(STAMP)  ## the benchmarks, one after the other
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
