@@ -179,8 +179,9 @@ def finish(image, habits):
     if habits.marker < 4:
         left, top = habits.marker in (0, 3), habits.marker < 2
         corner = round(n * (0.075 if left else 0.865)), round(n * (0.155 if top else 0.935))
-        style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1.0, round(n / 75), cv2.LINE_AA
-        cv2.putText(image, "R" if left else "L", corner, *style)
+        style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1, round(n / 75), cv2.LINE_8
+        letter = cv2.putText(np.zeros((n, n), np.uint8), "R" if left else "L", corner, *style)  # OpenCV 5 writes on bytes only
+        image[letter > 0] = 1
     if edge:
         image[:edge] = image[-edge:] = image[:, :edge] = image[:, -edge:] = 0
     return image
