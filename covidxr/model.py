@@ -98,7 +98,8 @@ def _head(x, n_classes, dropout, seed):
     x = keras.layers.Dense(64, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1), name="dense_1")(x)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     start = keras.initializers.GlorotUniform(seed=seed + 2)
-    return keras.layers.Dense(n_classes, "softmax", kernel_initializer=start, name="dense_2")(x)
+    last = keras.layers.Dense(n_classes, "softmax", kernel_initializer=start, name="dense_2", dtype="float32")
+    return last(x)  # in single precision even where the layers before are in half
 
 
 def trainable_parameters(model) -> int:

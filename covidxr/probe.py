@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from covidxr._tensorflow import keras
+from covidxr.collapse import redraw_head
 from covidxr.pixels import preprocess
 
 
@@ -54,6 +55,33 @@ def fit_head(model, values, labels, epochs=60, learning_rate=1e-3, seed=0, from_
     head = keras.Model(inputs, x)
     head.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return pd.DataFrame(head.fit(values, labels, epochs=epochs, verbose=0).history)
+
+
+def start_head(model, seed, batches, epochs=40, passes=2) -> None:
+    """Draw the head anew and fit it on features of augmented films: a start for fine-tuning, and one after a collapse.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Its dense layers are changed in place.
+    seed : int
+        Seed of the draw, and of the order of the films.
+    batches : covidxr.augment.AugmentedBatches
+        Training batches.
+    epochs : int
+        Passes over the features.
+    passes : int
+        Passes over the films to compute features of.
+
+    Examples
+    --------
+    >>> from covidxr.augment import AugmentedBatches, build_policy
+    >>> from covidxr.model import build_baseline
+    >>> batches = AugmentedBatches(np.zeros((4, 9, 9), np.uint8), np.arange(4) % 3, 3, build_policy("none"))
+    >>> start_head(build_baseline(9), seed=1, batches=batches, epochs=1, passes=1)
+    """
+    redraw_head(model, seed)
+    fit_head(model, *augmented_features(model, batches, passes), epochs, seed=seed)
 
 
 def features(model, images, layer="flatten", batch_size=32) -> np.ndarray:

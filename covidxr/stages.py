@@ -102,7 +102,7 @@ def films_of_size(run_dir, run, classes, image_size) -> dict:
 
 
 def carry_weights(old, new) -> None:
-    """Give a network for one film size the weights of one for another, in place.
+    """Give a network for one film size the weights of one for another, and what of them is trained, in place.
 
     Parameters
     ----------
@@ -140,6 +140,7 @@ def carry_weights(old, new) -> None:
                 f"{[array.shape for array in source.get_weights()]}"
             )
         target.set_weights(weights)
+        target.trainable = source.trainable
 
 
 def _resampled(kernel, old, new):
@@ -196,7 +197,7 @@ def fit_stages(model, stages, build, films_at, n_classes, run_dir, **options) ->
     >>> stages = [{"image_size": 9, "epochs": 1}, {"image_size": 18, "epochs": 1}]
     >>> model, history = fit_stages(build_baseline(9), stages, build_baseline, films_at, 3, tempfile.mkdtemp())
     >>> history.stage.tolist(), model.input_shape
-    (['9 px', '18 px'], (None, 18, 18, 3))
+    (['1: 9 px', '2: 18 px'], (None, 18, 18, 3))
     """
     histories, collapsed, run_dir = [], [], Path(run_dir)
     for number, stage in enumerate(stages, 1):
@@ -212,8 +213,8 @@ def fit_stages(model, stages, build, films_at, n_classes, run_dir, **options) ->
             model, history = _earlier_stage(*task, run_dir / "stages" / f"{number}-{size}px", **chosen)
         else:
             history = fit(*task, run_dir, **chosen)
-        histories.append(history)
-        collapsed += [{"stage": f"{size} px", **lost} for lost in history.attrs["collapsed"]]
+        histories.append(history.assign(stage=f"{number}: {size} px") if len(stages) > 1 else history)
+        collapsed += [{"stage": number, **lost} for lost in history.attrs["collapsed"]]
     history = pd.concat(histories, ignore_index=True).assign(epoch=lambda rows: np.arange(1, len(rows) + 1))
     history.attrs["collapsed"] = collapsed
     write_csv(run_dir / "history.csv", history)

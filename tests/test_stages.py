@@ -67,11 +67,12 @@ def test_on_even_films_it_says_the_same_whatever_the_sizes(old, new):
 
 
 def test_vgg16_keeps_its_convolutions_and_shares_its_head_out():
-    small, large = build_vgg16(64), build_vgg16(224, seed=1)
+    small, large = build_vgg16(64, freeze="none"), build_vgg16(224, seed=1)
     carry_weights(small, large)
     for one, other in zip(small.layers, large.layers, strict=True):
         if one.name != "dense_1":
             assert all((a == b).all() for a, b in zip(one.get_weights(), other.get_weights(), strict=True)), one.name
+    assert all(layer.trainable for layer in large.layers)  # what is trained is carried over too
     before, after = (model.get_layer("dense_1").get_weights()[0] for model in (small, large))
     assert before.shape == (512, 64) and after.shape == (4 * 512, 64)
     np.testing.assert_allclose(after.reshape(4, 512, 64), np.stack([before / 4] * 4), rtol=1e-6)
@@ -86,7 +87,7 @@ def test_a_network_that_does_not_fit_names_the_first_layer():
 
 def test_training_goes_on_where_the_small_films_left_it(tmp_path):
     model, history = fit_stages(build_baseline(9), TWO, build_baseline, films_at, 3, tmp_path, **OPTIONS)
-    assert history.stage.tolist() == ["9 px"] * 3 + ["18 px"] * 2 and history.epoch.tolist() == [1, 2, 3, 4, 5]
+    assert history.stage.tolist() == ["1: 9 px"] * 3 + ["2: 18 px"] * 2 and history.epoch.tolist() == [1, 2, 3, 4, 5]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history)
     first, start = history.val_loss[2], history.val_loss[3]
     assert history.val_loss[0] > first and start < first + 0.1  # no step back

@@ -11,9 +11,11 @@ import pytest
 import tensorflow as tf
 
 from covidxr import tries
+from covidxr.augment import AugmentedBatches, build_policy
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict
 from covidxr.model import build_baseline
+from covidxr.probe import start_head
 from covidxr.train import Films, features, films_by_split, fit, fit_head, read_model, set_seed
 
 COLUMNS = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", "stage", "seed"]
@@ -213,6 +215,18 @@ def test_features_are_a_layers_outputs_however_they_are_batched(layer, shape):
     np.testing.assert_allclose(features(model, films, layer, batch_size=3), whole, rtol=1e-4, atol=1e-6)
     if layer == "dense_2":
         np.testing.assert_allclose(whole, predict(model, films), rtol=1e-5)
+
+
+def test_a_started_head_knows_the_films_and_is_its_seeds():
+    films = striped(60)
+    batches = AugmentedBatches(*films, 3, build_policy("none"), batch_size=20)
+    models = [convolutional() for _ in range(3)]
+    for model, seed in zip(models, (3, 3, 4), strict=True):
+        start_head(model, seed, batches, epochs=60)
+    one, same, other = (predict(model, films.images) for model in models)
+    assert (one.argmax(1) == films.labels).mean() > 0.7
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
 
 
 def test_reading_a_model_that_is_not_there_says_what_to_do(tmp_path):
