@@ -9,7 +9,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder, pixel
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # hospitals' files are often not to the letter
 pydicom.config.disable_value_validation = True
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99\0"  # a file in this transfer syntax is inflated before anything can be checked
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # a file in this transfer syntax is inflated before anything can be checked
 
 
 class Refused(Exception):
@@ -22,7 +22,7 @@ def read_dicom(path, max_pixels: int) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        (H, W) of any number type, or (H, W, 3) ``uint8``.
+        ``float64`` (H, W), or (H, W, 3) ``uint8``.
 
     Raises
     ------
@@ -39,8 +39,8 @@ def read_dicom(path, max_pixels: int) -> np.ndarray:
     values = pixel_array(dataset)  # in colour, if it is, as RGB
     if values.ndim == 3:
         return _eight_bits(values, dataset)
-    values = apply_voi_lut(apply_modality_lut(values, dataset), dataset)
-    return -values.astype(np.float64) if dataset.PhotometricInterpretation == "MONOCHROME1" else values
+    values = apply_voi_lut(apply_modality_lut(values, dataset), dataset).astype(np.float64)
+    return -values if dataset.PhotometricInterpretation == "MONOCHROME1" else values
 
 
 def _check(dataset, max_pixels):

@@ -7,6 +7,10 @@ user names.
 from __future__ import annotations
 
 from covidxr.sources import covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray, phantom, table
+from covidxr.sources._rows import manifest_rows
+from covidxr.sources.phantom import make_phantom
+
+__all__ = ["SOURCES", "make_phantom", "manifest_rows"]
 
 SOURCES = {
     "phantom": phantom.read,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,7 @@ def left_out_rows(source: str, rows) -> pd.DataFrame:
     >>> left_out_rows("figure1", [("no-such.png", "no-such.png", "")]).reason.tolist()
     ['no such file']
     """
-    found = [(source, name, reason, Path(path).is_file()) for path, name, reason in rows]
+    found = [(source, name, reason, os.path.isfile(path)) for path, name, reason in rows]
     kept = [(source, name, reason or "no such file", here) for _, name, reason, here in found if reason or not here]
     return pd.DataFrame(kept, columns=list(LEFT_OUT_COLUMNS))
 
