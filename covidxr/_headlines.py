@@ -68,14 +68,23 @@ def _outside(external):
 
 
 def _blind(audit):
-    """The best of the readers that are shown no lungs; then every verdict with the probes that it was passed on."""
+    """The best of the readers that are shown no lungs; then the verdicts."""
     readers = {name: probe for name, probe in audit.items() if name.startswith(_BLIND)} or audit
     readers = {name: probe for name, probe in readers.items() if is_number(probe.get("value"))}
     if not readers:
         return None, []
     best, probe = max(readers.items(), key=lambda item: item[1]["value"])
     row = measure(f"{best}: {probe.get('verdict', '')}", probe["value"], probe.get("interval"), probe.get("chance"))
+    found = [name for name, probe in audit.items() if probe.get("shortcut")]
+    if not any("shortcut" in probe for probe in audit.values()):
+        return row, _by_verdict(audit)
+    told = (f"{len(found)} of {len(audit)} probes", "found something other than disease" + (":" if found else ""))
+    return row, [told, *_by_verdict({name: audit[name] for name in found})]
+
+
+def _by_verdict(probes):
+    """Every verdict, with the probes that it was passed on."""
     verdicts = {}
-    for name, found in audit.items():
-        verdicts.setdefault(found.get("verdict") or "no verdict", []).append(name)
-    return row, [(verdict, ", ".join(names)) for verdict, names in verdicts.items()]
+    for name, probe in probes.items():
+        verdicts.setdefault(probe.get("verdict") or "no verdict", []).append(name)
+    return [(verdict, ", ".join(names)) for verdict, names in verdicts.items()]

@@ -131,6 +131,13 @@ def test_opens_with_inside_outside_and_audit_at_the_same_size(tmp_path):
     assert html.count('<p class="big">') == 3
 
 
+def test_the_audits_headline_counts_what_it_found_and_names_it(tmp_path):
+    audit = {name: {**probe, "shortcut": probe["value"] < 0.9} for name, probe in METRICS["audit"].items()}
+    blind = headlines_of(page_of(tmp_path, {"audit": audit}))[2]
+    assert "2 of 3 probes found something other than disease: " in blind and "not needed" not in blind
+    assert "tells the class class from the outer frame, class from the corners" in blind
+
+
 def test_headlines_name_the_notebook_of_what_is_missing(tmp_path):
     inside, outside, blind = headlines_of(page_of(tmp_path, {"test": METRICS["test"]}))
     assert "0.954" in inside and "Notebook 07 measures it." in outside and "Notebook 06 measures it." in blind
