@@ -254,3 +254,32 @@ class AugmentedBatches(keras.utils.PyDataset):
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         films = self.policy(self.images[rows], (self.seed, epoch, batch))
         return preprocess(films), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]
+
+
+class PlainBatches(keras.utils.PyDataset):
+    """Batches of films as they are, preprocessed, always in the same order: for validation.
+
+    Preprocessed films take twelve times the memory of decoded ones, so they are made batch by batch here too.
+
+    Parameters
+    ----------
+    images, labels, n_classes, batch_size
+        As for `AugmentedBatches`.
+
+    Examples
+    --------
+    >>> batches = PlainBatches(np.zeros((5, 8, 8), np.uint8), np.arange(5) % 2, 2, batch_size=3)
+    >>> len(batches), batches[1][0].shape, batches[1][1].tolist()
+    (2, (2, 8, 8, 3), [[0.0, 1.0], [1.0, 0.0]])
+    """
+
+    def __init__(self, images, labels, n_classes, batch_size=32):
+        super().__init__()
+        self.images, self.labels, self.n_classes, self.batch_size = images, np.asarray(labels), n_classes, batch_size
+
+    def __len__(self):
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, batch):
+        rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+        return preprocess(self.images[rows]), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]

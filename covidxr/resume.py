@@ -87,7 +87,8 @@ def identity(model, films, settings) -> dict:
 def _sum(arrays):
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(str((array.shape, array.dtype)).encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(str((array.shape, array.dtype)).encode())
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from covidxr import resume
 from covidxr._tensorflow import TqdmCallback, keras
-from covidxr.augment import AugmentedBatches, build_policy
+from covidxr.augment import AugmentedBatches, PlainBatches, build_policy
 from covidxr.collapse import TRIES, has_collapsed
-from covidxr.pixels import preprocess
 from covidxr.schedules import Plan
 
 
@@ -56,7 +55,7 @@ def run_try(model, task, folder, progress, variables=()) -> None:
     settings, plan = task.described, task.plan
     policy, n_classes = build_policy(settings["policy"]), settings["n_classes"]
     batches = AugmentedBatches(*task.train, n_classes, policy, batch_size=settings["batch_size"], seed=progress.seed)
-    held_out = preprocess(task.validation.images), np.eye(n_classes, dtype=np.float32)[task.validation.labels]
+    held_out = PlainBatches(*task.validation, n_classes)
     adam = _compiled(model, len(batches))
     for target, values in zip((model, model.optimizer), variables, strict=False):
         resume.assign(target.variables, values)

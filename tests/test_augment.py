@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from covidxr.augment import POLICIES, AugmentedBatches, build_policy
+from covidxr.augment import POLICIES, AugmentedBatches, PlainBatches, build_policy
 from covidxr.errors import CovidxrError
 from covidxr.model import build_baseline
 from covidxr.train import set_seed
@@ -193,6 +193,13 @@ def test_the_last_batch_holds_the_rest():
     x, y = batches[2]
     assert x.dtype == y.dtype == np.float32
     assert x.shape == (3, 8, 8, 3) and y.shape == (3, 3)
+
+
+def test_plain_batches_are_the_films_in_their_order():
+    plain = PlainBatches(numbered().images, np.arange(11) % 3, 3, batch_size=4)
+    x, y = (np.concatenate(parts) for parts in zip(*(plain[batch] for batch in range(len(plain))), strict=True))
+    assert len(plain) == 3 and numbers(x) == list(range(11)) and x.dtype == y.dtype == np.float32
+    np.testing.assert_array_equal(y, np.eye(3)[np.arange(11) % 3])
 
 
 def test_films_without_labels_are_refused():

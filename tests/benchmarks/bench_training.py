@@ -1,0 +1,152 @@
+"""What training costs beyond the network itself: ``python tests/benchmarks/bench_training.py``.
+
+1. A step of the article's VGG16 at 100 px with augmentation, as training does it, against a bare ``train_on_batch`` on
+   fixed arrays, in turns; at most 1.05 times as long. And the share of the machine's matrix-multiply rate that it reaches.
+2. Seconds an epoch and peak memory at 500, 5,000 and 20,000 films, each in a process of its own, with a network so small
+   that the data path is what is measured. Time must be linear, memory flat beyond the films themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from covidxr._quiet import quiet_environment
+
+quiet_environment()
+
+import numpy as np  # noqa: E402
+
+from covidxr._tensorflow import keras, tf  # noqa: E402
+from covidxr.augment import AugmentedBatches, PlainBatches, build_policy  # noqa: E402
+from covidxr.hardware import use_hardware  # noqa: E402
+from covidxr.model import build_vgg16  # noqa: E402
+from covidxr.resume import Progress  # noqa: E402
+from covidxr.schedules import Plan  # noqa: E402
+from covidxr.train import Films, fit  # noqa: E402
+from covidxr.tries import Keeper, _compiled  # noqa: E402
+
+SIZE, BATCH, STEPS, TURNS = 100, 16, 6, 5
+COUNTS = (500, 5_000, 20_000)
+
+
+class Clock(keras.callbacks.Callback):
+    """Seconds from the first step of an epoch to the end of its last, over all epochs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.end = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.seconds.append(self.end - self.start)
+
+
+def random_films(n) -> Films:
+    """Draw films of noise."""
+    return Films(np.random.default_rng(0).integers(0, 255, (n, SIZE, SIZE), np.uint8), np.arange(n) % 3)
+
+
+def operations(model) -> int:
+    """Count the multiplications and additions of one training step: forward, to the inputs, and to trained kernels."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            product = int(np.prod(layer.output.shape[1:])) * int(np.prod(layer.kernel.shape[:-1]))
+            passes = 1 + (layer.name != "block1_conv1") + layer.trainable
+            total += 2 * product * passes * BATCH
+    return total
+
+
+def matmul_rate(side=2048) -> float:
+    """Operations a second of a large matrix product."""
+    a = tf.random.normal((side, side))
+    multiply = tf.function(lambda: tf.reduce_sum(a @ a))
+    multiply()
+    return 2 * side**3 / float(np.median([timed(multiply) for _ in range(7)]))
+
+
+def timed(call) -> float:
+    """Return the seconds of one call."""
+    start = time.perf_counter()
+    np.asarray(call())
+    return time.perf_counter() - start
+
+
+def compare_steps() -> None:
+    """Print what a step costs, bare and in training, and fail where augmentation costs more than a twentieth."""
+    model, films = build_vgg16(SIZE), random_films(BATCH * STEPS)
+    adam = _compiled(model, STEPS)
+    x, y = AugmentedBatches(*films, 3, build_policy("none"), batch_size=BATCH).batch(0, 0)
+    turns, rates = {"bare": []}, []
+    clocks = {policy: Clock() for policy in ("none", "article", "anatomical")}
+    for _ in range(TURNS + 1):
+        turns["bare"].append(timed(lambda: [model.train_on_batch(x, y) for _ in range(STEPS)]) / STEPS)
+        for policy, clock in clocks.items():
+            batches = AugmentedBatches(*films, 3, build_policy(policy), batch_size=BATCH)
+            keeper = Keeper(Progress(0), Plan("plateau", 1e-4, STEPS, 1), batches, adam, lambda progress: None, None)
+            held_out = PlainBatches(films.images[:1], films.labels[:1], 3)
+            model.fit(batches, validation_data=held_out, shuffle=False, verbose=0, callbacks=[keeper, clock])
+        rates.append(matmul_rate())
+    turns |= {policy: [seconds / STEPS for seconds in clock.seconds] for policy, clock in clocks.items()}
+    bare = np.array(turns["bare"][1:])
+    for name, seconds in turns.items():
+        cost = float(np.median(np.array(seconds[1:]) / bare))
+        print(f"step of {BATCH}, {name:10} {1000 * np.median(seconds[1:]):7.0f} ms {cost:6.3f} × bare")
+        assert name == "bare" or cost <= 1.05, f"augmentation {name!r} costs {cost:.2f} of a bare step"
+    share = operations(model) / np.median(bare) / np.median(rates[1:])
+    print(f"matrix products: {np.median(rates[1:]) / 1e9:.0f} GFLOP/s; a step reaches {share:.2f} of that")
+
+
+def tiny() -> keras.Model:
+    """Build a network that costs next to nothing."""
+    layers = keras.layers
+    shrink, pool = layers.AveragePooling2D(10), layers.GlobalAveragePooling2D()
+    return keras.Sequential([keras.Input((SIZE, SIZE, 3)), shrink, layers.Conv2D(4, 3), pool, layers.Dense(3, "softmax")])
+
+
+def one_size(n) -> dict:
+    """Train for two epochs on n films; the second is timed."""
+    films, clock = random_films(n), Clock()
+    held_out = Films(films.images[: n // 10], films.labels[: n // 10])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from covidxr import tries
+
+    tries.TqdmCallback = lambda **options: clock
+    fit(tiny(), films, held_out, 3, tempfile.mkdtemp(), epochs=2, policy="article")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"films": n, "seconds": clock.seconds[-1], "with_films_mb": before / 1024, "peak_mb": peak / 1024}
+
+
+def grow() -> None:
+    """Print seconds and memory by the number of films."""
+    for n in COUNTS:
+        done = subprocess.run([sys.executable, __file__, str(n)], capture_output=True, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        pixels = n * SIZE * SIZE / 2**20
+        print(
+            f"{n:6,} films: {row['seconds']:6.1f} s an epoch, {1000 * row['seconds'] / n:.2f} ms a film; "
+            f"peak {row['peak_mb']:.0f} MB, {row['peak_mb'] - pixels:.0f} MB beside the {pixels:.0f} MB of films"
+        )
+
+
+if __name__ == "__main__":
+    machine = use_hardware()
+    if len(sys.argv) > 1:
+        print(json.dumps(one_size(int(sys.argv[1]))))
+    else:
+        print(machine)
+        compare_steps()
+        grow()
