@@ -110,7 +110,7 @@ def find_twins(pixels, threshold=THRESHOLD) -> pd.DataFrame:
             second = first + 1 + int(step)
             exact = np.array_equal(pixels[first], pixels[second])
             pairs.append((first, second, int(apart[step]), "exact" if exact else "near"))
-    table = pd.DataFrame(pairs, columns=_PAIR_COLUMNS)
+    table = pd.DataFrame(pairs, columns=_PAIR_COLUMNS).astype({"first": int, "second": int, "distance": int})
     return table.sort_values(["kind", "distance", "first", "second"], ignore_index=True)
 
 

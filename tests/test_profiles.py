@@ -78,7 +78,7 @@ def of_real_films(profile):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("profile", filter(of_real_films, PROFILES), ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", [p for p in PROFILES if of_real_films(p)], ids=lambda path: path.stem)
 def test_no_two_splits_of_real_films_share_a_patient_or_a_twin(profile, shared, tmp_path):
     found, divided, by = select(profile, shared / "data", tmp_path, 170)
     assert by == "image" or straddling_patients(divided) == straddling_twins(divided) == 0
