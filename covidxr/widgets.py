@@ -1,4 +1,7 @@
-"""Heatmaps to leaf through in a live notebook: a slider over films, menus of layers and classes."""
+"""What to look at in a live notebook, with sliders and menus: augmentations, answers, heatmaps.
+
+Where nobody is there to move them, each gives a picture instead.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import ipywidgets
 import numpy as np
 from IPython import get_ipython
 
+from covidxr.augment import build_policy
 from covidxr.gradcam import GradCAM
 from covidxr.heatplots import heat_figure
 from covidxr.pictures import film_grid, overlay
 from covidxr.pixels import preprocess
 
 SHOWN = 6  # films in the static grid
-AS_PREDICTED = "as predicted"
+AT_ONCE = 12  # films on a page of answers
+AS_PREDICTED, WHOLE, ALL = "as predicted", "the whole policy", "all"
 
 
 def is_live() -> bool:
@@ -92,3 +97,86 @@ def _sliders(explainers, pixels, titles, classes):
 
     slider = ipywidgets.IntSlider(min=0, max=len(pixels) - 1, continuous_update=False)
     return ipywidgets.interactive(show, film=slider, layer=list(explainers), explained=[AS_PREDICTED, *classes])
+
+
+def browse_augmentations(films, policy, seed=0):
+    """Look at what a policy makes of films.
+
+    Parameters
+    ----------
+    films : numpy.ndarray
+        ``uint8``, square, shape (N, H, H), 1 film or more.
+    policy : str
+        As for `covidxr.augment.build_policy`.
+    seed : int
+        Seed of the changes; each film shown gets its own.
+
+    Returns
+    -------
+    ipywidgets.Widget or matplotlib.axes.Axes
+        In a live notebook a film and five changes of it, with sliders for film and seed and a menu of the policy's steps.
+        Otherwise the first film and five changes of it by the whole policy.
+
+    Raises
+    ------
+    CovidxrError
+        If there is no such policy.
+
+    Examples
+    --------
+    >>> ax = browse_augmentations(np.zeros((2, 8, 8), np.uint8), "anatomical")
+    >>> [text.get_text() for text in ax.texts][:2]
+    ['as it is', 'the whole policy']
+    """
+    steps = {WHOLE: build_policy(policy)}
+    steps |= {step.name: build_policy(policy, only=[step.name]) for step in steps[WHOLE].steps}
+
+    def show(film, step, seed):
+        changed = steps[step](np.repeat(films[[film]], SHOWN - 1, axis=0), seed)
+        return film_grid(np.concatenate([films[[film]], changed]), ["as it is"] + [step] * (SHOWN - 1))
+
+    if not is_live():
+        return show(0, WHOLE, seed)
+    film = ipywidgets.IntSlider(min=0, max=len(films) - 1, continuous_update=False)
+    draw = ipywidgets.IntSlider(value=seed, min=seed, max=seed + 99, continuous_update=False)
+    return ipywidgets.interactive(show, film=film, step=list(steps), seed=draw)
+
+
+def browse_answers(pixels, predictions):
+    """Leaf through a network's answers, the mistakes first, the surest on top.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        ``uint8``, square, shape (N, H, H).
+    predictions : pandas.DataFrame
+        N rows in the same order, as `covidxr.evaluate.prediction_table` returns them.
+
+    Returns
+    -------
+    ipywidgets.Widget or matplotlib.axes.Axes or None
+        In a live notebook twelve films at a time, with menus of answer, class and source. Otherwise the surest mistakes;
+        None where there is no mistake.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"label": "Normal", "predicted": "COVID-19", "correct": False, "confidence": 0.91, "source": "ours"}
+    >>> ax = browse_answers(np.zeros((1, 8, 8), np.uint8), pd.DataFrame([row]))
+    >>> ax.texts[0].get_text()
+    'Normal\\n→ COVID-19 0.91'
+    """
+
+    def show(answer, label, source, page):
+        wanted = predictions.reset_index(drop=True)[lambda table: table.correct == (answer == "right")]
+        for column, value in (("label", label), ("source", source)):
+            wanted = wanted if value == ALL else wanted[wanted[column] == value]
+        wanted = wanted.sort_values("confidence", ascending=False)[AT_ONCE * page : AT_ONCE * (page + 1)]
+        titles = [f"{row.label}\n→ {row.predicted} {row.confidence:.2f}" for row in wanted.itertuples()]
+        return film_grid(pixels[wanted.index], titles) if titles else print("No such film on this page.")
+
+    if not is_live():
+        return show("wrong", ALL, ALL, 0)
+    menus = {name: [ALL, *predictions[name].unique()] for name in ("label", "source")}
+    page = ipywidgets.IntSlider(min=0, max=(len(predictions) - 1) // AT_ONCE, continuous_update=False)
+    return ipywidgets.interactive(show, answer=["wrong", "right"], **menus, page=page)

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 from jupyter_client.manager import start_new_kernel  # noqa: E402
 from keras import layers  # noqa: E402
@@ -67,6 +68,58 @@ def test_live_it_has_a_slider_and_two_menus_that_draw(model, films, monkeypatch)
     assert (drawn[1][0] == films[8]).all() and not np.allclose(drawn[1][1], drawn[2][1])
     assert not np.allclose(drawn[3][1], drawn[4][1])  # the classes differ
     assert any(np.allclose(drawn[2][1], heat) for _, heat, _ in drawn[3:])  # and one of them is the predicted one
+
+
+def test_augmentations_headless_and_live(films, monkeypatch):
+    drawn = []
+    ax = widgets.browse_augmentations(films, "anatomical")
+    assert [text.get_text() for text in ax.texts] == ["as it is"] + ["the whole policy"] * 5
+    monkeypatch.setattr(widgets, "is_live", lambda: True)
+    monkeypatch.setattr(widgets, "film_grid", lambda shown, titles: drawn.append((shown, titles)))
+    found = widgets.browse_augmentations(films, "anatomical", seed=3)
+    film, step, seed = found.children[:3]
+    assert film.max == 8 and seed.value == 3 and step.options[:2] == ("the whole policy", "rotation")
+    for change in ((film, 8), (step, "gamma"), (seed, 4)):
+        change[0].value = change[1]
+    assert all((shown[0] == films[8]).all() for shown, _ in drawn[-3:])
+    assert drawn[-1][1] == ["as it is"] + ["gamma"] * 5
+    assert (drawn[-1][0][1:] != drawn[-2][0][1:]).any()  # another seed, other changes
+
+
+@pytest.fixture
+def answers():
+    rows = [
+        {"label": CLASSES[i % 2], "predicted": CLASSES[0], "confidence": 0.5 + i / 100, "source": "ab"[i % 3 == 0]}
+        for i in range(30)
+    ]
+    table = pd.DataFrame(rows, index=range(100, 130))  # rows of a larger table keep their numbers
+    return table.assign(correct=table.label == table.predicted)
+
+
+def test_answers_headless_are_the_surest_mistakes(answers):
+    films = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
+    titles = [text.get_text() for text in widgets.browse_answers(films, answers).texts]
+    assert titles[:2] == ["COVID-19\n→ Normal 0.79", "COVID-19\n→ Normal 0.77"] and len(titles) == 12
+    assert widgets.browse_answers(films[:1], answers[:1]) is None
+
+
+def test_answers_live_are_filtered_and_turned_by_page(answers, monkeypatch):
+    drawn = []
+    films = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
+    monkeypatch.setattr(widgets, "is_live", lambda: True)
+    monkeypatch.setattr(widgets, "film_grid", lambda shown, titles: drawn.append((shown, titles)))
+    found = widgets.browse_answers(films, answers)
+    answer, label, source, page = found.children[:4]
+    assert label.options == ("all", *CLASSES) and source.options == ("all", "b", "a") and page.max == 2
+    page.value = 1
+    assert len(drawn[-1][0]) == 3  # 15 mistakes, 12 a page
+    page.value, source.value = 0, "b"
+    assert (drawn[-1][0][0] == films[27]).all()
+    answer.value = "right"
+    assert all(title.startswith("Normal") for title in drawn[-1][1])
+    before = len(drawn)
+    label.value = CLASSES[1]
+    assert len(drawn) == before  # nobody called them so: no picture
 
 
 def test_an_unknown_layer_is_named_at_once(model, films):
