@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 THRESHOLD = 24
 BITS = 256
-_PAIR_COLUMNS = ["first", "second", "distance", "kind"]
+_PAIR_COLUMNS = ("first", "second", "distance")
 
 
 def film_hashes(pixels) -> np.ndarray:
@@ -102,16 +102,19 @@ def find_twins(pixels, threshold=THRESHOLD) -> pd.DataFrame:
     >>> find_twins(np.stack([film, other, film, 255 - film]))[["first", "second", "kind"]].values.tolist()
     [[0, 2, 'exact'], [0, 3, 'near'], [2, 3, 'near']]
     """
-    hashes = film_hashes(pixels)
-    pairs = []
-    for first, film_hash in enumerate(hashes):
-        apart = distances(film_hash, hashes[first + 1 :])
-        for step in np.flatnonzero(apart <= threshold):
-            second = first + 1 + int(step)
-            exact = np.array_equal(pixels[first], pixels[second])
-            pairs.append((first, second, int(apart[step]), "exact" if exact else "near"))
-    table = pd.DataFrame(pairs, columns=_PAIR_COLUMNS).astype({"first": int, "second": int, "distance": int})
-    return table.sort_values(["kind", "distance", "first", "second"], ignore_index=True)
+    pairs = _close_pairs(film_hashes(pixels), threshold)
+    same = [np.array_equal(pixels[one], pixels[other]) for one, other in zip(pairs["first"], pairs.second, strict=True)]
+    pairs["kind"] = np.where(same, "exact", "near")
+    return pairs.sort_values(["kind", "distance", "first", "second"], ignore_index=True)
+
+
+def _close_pairs(hashes, threshold):
+    found = [np.empty((3, 0), int)]
+    for first in range(len(hashes) - 1):
+        apart = distances(hashes[first], hashes[first + 1 :])
+        close = np.flatnonzero(apart <= threshold)
+        found.append(np.stack([np.full(len(close), first), first + 1 + close, apart[close]]))
+    return pd.DataFrame(dict(zip(_PAIR_COLUMNS, np.concatenate(found, axis=1), strict=True)))
 
 
 def mark_twins(manifest, pixels) -> pd.DataFrame:
@@ -136,11 +139,10 @@ def mark_twins(manifest, pixels) -> pd.DataFrame:
     >>> mark_twins(rows, np.stack([film, film.T, film])).twins.tolist()
     ['a', '', 'a']
     """
-    pairs = find_twins(pixels)
-    groups = joined(len(manifest), [pairs["first"], pairs["second"]])
-    paired = np.isin(np.arange(len(manifest)), pairs[["first", "second"]].to_numpy())
-    first = pd.Series(manifest.image_id.to_numpy()).groupby(groups).transform("first").to_numpy()
-    return manifest.assign(twins=np.where(paired, first, ""))
+    distinct, which = np.unique(film_hashes(pixels), axis=0, return_inverse=True)  # or many copies make too many pairs
+    pairs = _close_pairs(distinct, THRESHOLD)
+    names = manifest.image_id.reset_index(drop=True).groupby(joined(len(distinct), (pairs["first"], pairs.second))[which.ravel()])
+    return manifest.assign(twins=np.where(names.transform("size") > 1, names.transform("first"), ""))
 
 
 def joined(count: int, links) -> np.ndarray:

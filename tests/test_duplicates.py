@@ -198,3 +198,10 @@ def test_the_twins_of_the_real_sources_are_those_seen_by_eye(shared):
             ("train-person1004", "COVID-00020"), ("36", "COVID-00022"), ("51",),
         )
     }  # fmt: skip
+
+
+def test_thousands_of_copies_are_one_group(people):
+    films = np.stack([scaled(image, 64) for image in people[:3]])
+    rows = pd.DataFrame({"image_id": [f"{n:04d}" for n in range(3000)]})
+    marked = mark_twins(rows, films[np.arange(3000) % 3])
+    assert marked.twins.value_counts().to_dict() == dict.fromkeys(["0000", "0001", "0002"], 1000)
