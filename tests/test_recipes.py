@@ -19,9 +19,9 @@ from covidxr.sources import SOURCES, make_phantom
 
 matplotlib.use("Agg")
 TEXT = (Path(__file__).parents[1] / "docs" / "helpers.md").read_text(encoding="utf-8")
-RECIPES = {
-    number: code for number, code in re.findall(r"^## (\d+)\. .*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE)
-}
+RECIPES = dict(re.findall(r"^## (\d+)\. .*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+RECIPES["README"] = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1].replace("64", "32")
 SIDE, CLASSES = 32, ["Normal", "COVID-19", "Bacteria"]
 
 
@@ -52,7 +52,8 @@ def place(tmp_path_factory):
             path = f"films/{label}/{label[0]}{number:04d}.png"
             Image.fromarray(make_phantom(label, rng, 64).image).save(place / path)
             rows.append({"path": path, "label": label, "patient_id": f"p{number}", "age": 40 + number})
-    write_csv(place / "hospital.csv", pd.DataFrame(rows))
+    for name in ("hospital.csv", "films.csv"):
+        write_csv(place / name, pd.DataFrame(rows))
     return place
 
 
@@ -77,8 +78,14 @@ def cook(place, monkeypatch):
 
 
 def test_they_are_numbered_and_of_under_fifteen_lines():
-    assert list(RECIPES) == [str(number) for number in range(1, 10)]
+    assert list(RECIPES) == [*(str(number) for number in range(1, 10)), "README"]
     assert all(len([line for line in code.splitlines() if line.strip()]) < 15 for code in RECIPES.values())
+
+
+def test_what_the_readme_shows(cook, capsys):
+    left = cook("README")
+    assert "class from the corners" in left["report"].table.index
+    assert left["maps"].shape == (6, SIDE, SIDE)
 
 
 def test_own_images_in_a_folder(cook, capsys):
@@ -119,8 +126,8 @@ def test_four_classes(cook, place):
 def test_a_new_backbone(cook, place):
     left = cook("7")
     assert np.isfinite(left["history"].val_loss).all()
-    assert keras.saving.load_model(place / "runs" / "mobile" / "model.keras").output_shape == (None, 3)
-    assert (place / "runs" / "mobile" / "manifest.csv").exists()
+    assert keras.saving.load_model(place / "runs" / "small" / "model.keras").output_shape == (None, 3)
+    assert (place / "runs" / "small" / "manifest.csv").exists()
 
 
 def test_a_heatmap_for_a_paper(cook, place):
