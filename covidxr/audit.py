@@ -6,22 +6,21 @@ Each probe gives a number with its interval, its chance level, what it would be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from covidxr.errors import CovidxrError
-from covidxr.evaluate import logistic_regression, predict
-from covidxr.heat import black_out
-from covidxr.intervals import bootstrap_interval, wilson_interval
-from covidxr.pixels import preprocess
+from covidxr.memory import memory
+from covidxr.network_probes import POSITIVE, heat_probe, probabilities_table, same_place, without_lungs
+from covidxr.pixels import load_masks
+from covidxr.probes import grouped_predictions, less_than_a_lung, pixel_features, whose_film
 from covidxr.splits import check_manifest, patient_keys
+from covidxr.sureness import sureness, sureness_elsewhere
+from covidxr.verdicts import TOPICS, gained, in_words
 
-AGE_GROUPS = (0, 18, 40, 60, 120)
-FEWEST = 10  # patients a group needs before it is asked for
-CROSS_VALIDATED = 1.5  # folds share training films, so intervals are widened (Nadeau and Bengio: √(1 + 5 folds / 4))
+__all__ = ["AuditReport", "grouped_predictions", "pixel_features", "shortcut_audit"]
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,52 @@ class AuditReport:
     Attributes
     ----------
     table : pandas.DataFrame
-        Index ``probe``; columns ``value``, ``low``, ``high`` (95 % interval), ``chance``, ``if_well``, ``n``, ``verdict``.
+        Index ``probe``; columns ``topic``, ``value``, ``low``, ``high`` (95 % interval), ``chance``, ``ideal`` (what it would
+        be if all were well), ``n``, ``verdict`` and ``shortcut`` (whether something other than disease is, or can be, read).
 
     Examples
     --------
-    >>> row = {"value": 0.9, "low": 0.8, "high": 0.95, "chance": 0.5, "if_well": "0.50", "n": 40, "verdict": "tells the class"}
-    >>> AuditReport(pd.DataFrame({"corners": row}).T).to_dict()["corners"]["interval"]
+    >>> from covidxr.verdicts import LUNGS, Probe
+    >>> row = Probe("class from the corners", LUNGS, 0.9, 0.8, 0.95, 0.5, "0.50", 40, "tells the class", True)
+    >>> report = AuditReport(pd.DataFrame([row]).set_index("probe"))
+    >>> report.to_dict()["class from the corners"]["interval"]
     [0.8, 0.95]
+    >>> report.sentences()[1]
+    'Without reading a lung, the class from the corners is told in 0.90 of the films: 80% of the way from chance to perfect.'
     """
 
     table: pd.DataFrame
+
+    def ranked(self) -> pd.DataFrame:
+        """The shortcuts that were found, the strongest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Rows of `table` with a further column ``gained``: how far the value is on the way from chance to perfect.
+        """
+        found = self.table[self.table.shortcut]
+        way = [gained(row.value, 0.0 if np.isnan(row.chance) else row.chance) for row in found.itertuples()]
+        return found.assign(gained=way).sort_values("gained", ascending=False, kind="stable")
+
+    def sentences(self) -> list:
+        """What was found, in words and numbers.
+
+        Returns
+        -------
+        list of str
+            One sentence a probe, and then what the readers without lungs come to.
+        """
+        return [*(in_words(row) for row in self.table.reset_index().itertuples()), self._in_short()]
+
+    def _in_short(self):
+        best = self.ranked()
+        best = best[best.index.str.startswith("class from")]
+        if best.empty:
+            return "No reader without lungs tells the class."
+        name, row = best.index[0], best.iloc[0]
+        told = f"Without reading a lung, the {name} is told in {row.value:.2f} of the films"
+        return f"{told}: {row.gained:.0%} of the way from chance to perfect."
 
     def to_dict(self) -> dict:
         """The report as it goes into ``metrics.json``.
@@ -48,15 +83,20 @@ class AuditReport:
         Returns
         -------
         dict
-            Probe to ``value``, ``interval``, ``chance``, ``if_well``, ``n`` and ``verdict``.
+            Probe to ``topic``, ``value``, ``interval``, ``chance`` (None where it means nothing), ``ideal``, ``n``,
+            ``verdict`` and ``shortcut``.
         """
         return {
-            probe: {**row.drop(["low", "high"]).to_dict(), "interval": [row.low, row.high]}
+            probe: {
+                **row.drop(["low", "high"]).to_dict(),
+                "chance": None if np.isnan(row.chance) else row.chance,
+                "interval": [row.low, row.high],
+            }
             for probe, row in self.table.iterrows()
         }
 
 
-def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> AuditReport:
+def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=None, seed=0) -> AuditReport:
     """Measure how far a data set, and a model trained on it, can do without the lungs.
 
     Parameters
@@ -66,11 +106,15 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
     pixels : numpy.ndarray
         ``uint8``, shape (N, H, W), row by row.
     model : keras.Model, optional
-        A trained network whose outputs are the labels in the order of their first appearance in `manifest`. It is tried
-        where `lungs` are known, on the films whose ``split`` is ``test`` (on all where none is): as they are, with the
-        lungs blacked out, and with nothing but the lungs left.
+        A trained network whose outputs are the labels in the order of their first appearance in `manifest`. It is asked
+        about the films whose ``split`` is ``test`` (about all where none is) and, where `lungs` are known, about the same
+        with the lungs blacked out, with nothing but the lungs left, and with all but the lungs blurred.
     lungs : numpy.ndarray, optional
-        ``bool``, shape (N, H, W); all False for films without a mask.
+        ``bool``, shape (N, H, W); all False for films without a mask. By default the masks that the manifest names.
+    unseen : sequence of covidxr.external.ExternalSet, optional
+        Films that the model was not trained on, of its own sources or of others.
+    heat : dict, optional
+        The section ``grad_cam`` of ``metrics.json``.
     seed : int
         Seed of the folds.
 
@@ -99,9 +143,24 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
     >>> films = rng.integers(0, 255, (60, 40, 40), np.uint8)
     >>> films[1::2, :8, :8] = 255  # a corner marker on every film of class b
     >>> report = shortcut_audit(rows, films)
-    >>> bool(report.table.loc["class from the corners", "low"] > 0.5)
-    True
+    >>> report.table.loc["class from the corners", "verdict"], report.ranked().index[0]
+    ('tells the class', 'class from 4×4 pixels')
     """
+    _check(manifest, pixels, lungs)
+    manifest = manifest.reset_index(drop=True)
+    lungs = _own_masks(manifest, pixels.shape[1]) if lungs is None else lungs
+    probes = [
+        *less_than_a_lung(manifest, pixels, lungs, seed),
+        *whose_film(manifest, pixels, seed),
+        *memory(manifest, pixels, seed),
+        *([] if model is None else _of_the_network(manifest, pixels, model, lungs, unseen)),
+        *heat_probe(heat or {}),
+    ]
+    probes.sort(key=lambda probe: TOPICS.index(probe.topic))
+    return AuditReport(pd.DataFrame(probes).set_index("probe"))
+
+
+def _check(manifest, pixels, lungs):
     check_manifest(manifest)
     if len(manifest) != len(pixels):
         raise CovidxrError(f"the manifest has {len(manifest)} rows, but there are {len(pixels)} films")
@@ -109,154 +168,23 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, seed=0) -> Audit
         raise CovidxrError(f"an audit needs two classes, the manifest has only {manifest.label.iloc[0]!r}")
     if lungs is not None and lungs.shape != pixels.shape:
         raise CovidxrError(f"lung masks of shape {lungs.shape} do not belong to films of shape {pixels.shape}")
-    manifest = manifest.reset_index(drop=True)
-    probes = [*_less_than_a_lung(manifest, pixels, seed), *_whose_film(manifest, pixels, seed)]
-    if model is not None and lungs is not None and lungs.any():
-        probes += _without_lungs(manifest, pixels, model, lungs)
-    return AuditReport(pd.DataFrame(probes).set_index("probe"))
 
 
-def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
-    """Predict each film by logistic regression from the films of other patients (5 folds, or fewer where patients lack).
-
-    Parameters
-    ----------
-    x : numpy.ndarray
-        Features, shape (N, …).
-    labels, groups : array_like of str
-        Class and patient of each film.
-    seed : int
-        Seed of the folds.
-
-    Returns
-    -------
-    numpy.ndarray
-        N predicted classes.
-
-    Raises
-    ------
-    CovidxrError
-        When a class has a single patient.
-
-    Examples
-    --------
-    >>> x = np.repeat([0.0, 1.0], 10)[:, None]
-    >>> labels = np.repeat(["a", "b"], 10)
-    >>> bool((grouped_predictions(x, labels, np.arange(20).astype(str)) == labels).all())
-    True
-    """
-    labels, groups = np.asarray(labels, dtype=str), np.asarray(groups, dtype=str)
-    patients = pd.Series(groups).groupby(labels).nunique()
-    if patients.min() < 2:
-        raise CovidxrError(f"{patients.idxmin()!r} has one patient only and cannot be cross-validated by patient; add films")
-    predicted = np.empty(len(labels), dtype=labels.dtype)
-    folds = StratifiedGroupKFold(int(min(5, patients.min())), shuffle=True, random_state=seed)
-    for train, test in folds.split(x, labels, groups):
-        predicted[test] = logistic_regression(x[train], labels[train], x[test], seed)
-    return predicted
+def _own_masks(manifest, size):
+    """The masks that the manifest names, where they still are."""
+    paths = [path if path and Path(path).exists() else "" for path in manifest.get("lung_mask", [""] * len(manifest))]
+    return load_masks(paths, size) if any(paths) else None
 
 
-def pixel_features(pixels) -> dict:
-    """What is left of films when the lungs cannot be read from them any more.
-
-    Parameters
-    ----------
-    pixels : numpy.ndarray
-        ``uint8``, shape (N, H, W).
-
-    Returns
-    -------
-    dict
-        Name to features (N, …): the preprocessed film shrunk to 4×4 and 8×8 pixels; and, not equalised, since
-        equalisation carries what is in the lungs to every pixel of the film, its grey histogram of 16 bins, an outer
-        frame of 15 % of its side, and its four corners of 20 %.
-
-    Examples
-    --------
-    >>> {name: x.shape[1:] for name, x in pixel_features(np.zeros((2, 20, 20), np.uint8)).items()}
-    {'4×4 pixels': (4, 4), '8×8 pixels': (8, 8), 'the grey histogram': (16,), 'the outer frame': (204,), 'the corners': (64,)}
-    """
-    films, raw = preprocess(pixels)[..., 0], pixels.astype(float)
-    side = pixels.shape[1]
-    near = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.15 * side)
-    far = np.minimum(np.arange(side), np.arange(side)[::-1]) < round(0.2 * side)
-    return {
-        "4×4 pixels": _shrink(films, 4),
-        "8×8 pixels": _shrink(films, 8),
-        "the grey histogram": np.stack([np.histogram(film, 16, (0, 256))[0] for film in pixels]).astype(float),
-        "the outer frame": raw[:, near[:, None] | near[None, :]],
-        "the corners": raw[:, far[:, None] & far[None, :]],
-    }
-
-
-def _shrink(films, side):
-    return np.stack([cv2.resize(film, (side, side), interpolation=cv2.INTER_AREA) for film in films])
-
-
-def _less_than_a_lung(manifest, pixels, seed):
-    labels, patients = manifest.label.to_numpy(dtype=str), patient_keys(manifest).to_numpy(dtype=str)
-    for name, x in pixel_features(pixels).items():
-        yield _ask("class", name, x, labels, patients, seed)
-
-
-def _whose_film(manifest, pixels, seed):
-    x, patients = _shrink(preprocess(pixels)[..., 0], 8), patient_keys(manifest).to_numpy(dtype=str)
-    ages = pd.cut(manifest.age, AGE_GROUPS, right=False).astype(str).replace("nan", "")
-    columns = {"source": manifest.source, "age group": ages, "sex": manifest.sex, "view": manifest["view"]}
-    for name, values in columns.items():
-        of_each = pd.Series(patients)[values != ""].groupby(values).nunique()
-        rows = np.flatnonzero(values.isin(of_each.index[of_each >= FEWEST]))
-        known = values.to_numpy(dtype=str)[rows]
-        if len(np.unique(known)) > 1:
-            yield _ask(name, "8×8 pixels", x[rows], known, patients[rows], seed)
-    if manifest.source.nunique() > 1:
-        labels, sources = manifest.label.to_numpy(dtype=str), pd.get_dummies(manifest.source).to_numpy(float)
-        yield _ask("class", "the source's name alone", sources, labels, patients, seed)
-
-
-def _ask(asked, given, x, truth, patients, seed):
-    predicted = grouped_predictions(x, truth, patients, seed)
-    return _probe(f"{asked} from {given}", asked, predicted, truth, patients, widen=CROSS_VALIDATED)
-
-
-def _without_lungs(manifest, pixels, model, lungs):
-    classes = np.asarray(manifest.label.unique(), dtype=str)
-    tested = (manifest.split == "test") if (manifest.split == "test").any() else manifest.split.notna()
-    rows = np.flatnonzero(tested & lungs.any((1, 2)))
-    labels, patients = manifest.label.to_numpy(dtype=str)[rows], patient_keys(manifest).to_numpy(dtype=str)[rows]
-    views = {
-        "lungs in view": pixels[rows],
-        "lungs blacked out": black_out(pixels[rows], lungs[rows]),
-        "nothing but lungs": black_out(pixels[rows], ~lungs[rows]),
-    }
-    for name, films in views.items() if len(rows) else ():
-        probabilities = predict(model, films)
-        if probabilities.shape[1] != len(classes):
-            raise CovidxrError(f"the model has {probabilities.shape[1]} outputs, the manifest {len(classes)} labels")
-        predicted, wanted = classes[probabilities.argmax(1)], name != "lungs blacked out"
-        # Lungs may be known for one class alone, so chance is naming one of the network's classes blindly.
-        yield _probe(f"the network, {name}", "class", predicted, labels, patients, wanted=wanted, chance=1 / len(classes))
-
-
-def _probe(name, asked, predicted, truth, patients, *, wanted=False, widen=1.0, chance=None):
-    correct = predicted == truth
-    chance = chance or float(pd.Series(truth).value_counts(normalize=True).max())
-    low, high = bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
-    if correct.all() or not correct.any():  # a bootstrap of equal values has no width
-        low, high = wilson_interval(correct.sum(), len(correct))
-    value = float(correct.mean())
-    low, high = max(0.0, value - widen * (value - low)), min(1.0, value + widen * (high - value))
-    row = {"probe": name, "value": value, "low": low, "high": high, "chance": chance, "n": len(truth)}
-    row["if_well"] = "well above chance" if wanted else f"{chance:.2f}"
-    return {**row, "verdict": _verdict(row, asked, wanted)}
-
-
-def _verdict(row, asked, wanted):
-    gained = (row["value"] - row["chance"]) / (1 - row["chance"]) if row["chance"] < 1 else 0.0
-    if row["high"] < row["chance"]:
-        return "no better than chance"
-    if row["low"] <= row["chance"]:
-        return "not told from chance"
-    if wanted:
-        return "well above chance" if gained > 0.5 else "above chance"
-    return f"{'tells' if gained > 0.5 else 'a hint of' if gained > 0.15 else 'a trace of'} the {asked}"
+def _of_the_network(manifest, pixels, model, lungs, unseen):
+    classes, test = list(manifest.label.unique()), (manifest.split == "test").to_numpy()
+    asked = test if test.any() else np.ones(len(test), dtype=bool)
+    tested = probabilities_table(model, manifest[asked], pixels[asked], classes)
+    others = [probabilities_table(model, one.manifest, one.pixels, classes) for one in unseen]
+    found = [] if lungs is None else without_lungs(model, manifest[asked], pixels[asked], lungs[asked], classes)
+    if POSITIVE in classes:
+        everywhere = pd.concat([tested, *others], ignore_index=True)
+        everywhere = everywhere[~patient_keys(everywhere).isin(set(patient_keys(manifest[~asked])))]
+        found += same_place(everywhere)
+        found += sureness_elsewhere(everywhere[~everywhere.source.isin(set(manifest.source))])
+    return found + sureness(tested)

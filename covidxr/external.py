@@ -7,18 +7,27 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
+from covidxr.calibration import calibration_error, choose_threshold, fit_temperature, with_temperature
 from covidxr.dataset import read_source
 from covidxr.decode import DecodeError
 from covidxr.errors import CovidxrError
-from covidxr.evaluate import predict, prediction_table
 from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.network_probes import POSITIVE, auc_with_interval, probabilities_table
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES
 from covidxr.splits import patient_keys
 
-POSITIVE = "COVID-19"
+__all__ = ["POSITIVE", "ExternalSet", "Settings", "evaluate_external", "fix_on_validation", "read_external"]
+
+
+class Settings(NamedTuple):
+    """What was fixed on the validation films: the ``threshold`` from which a film is called COVID-19, the ``rule`` that chose
+    it, and the ``temperature``."""
+
+    threshold: float
+    rule: str
+    temperature: float
 
 
 class ExternalSet(NamedTuple):
@@ -92,7 +101,43 @@ def _new_phantoms(trained_on, work_dir, seed):
     return rows.assign(source="phantom, seed " + str(seed + 1))  # patient numbers start again with each seed
 
 
-def evaluate_external(model, external, classes) -> tuple[dict, pd.DataFrame]:
+def fix_on_validation(predictions, classes, sensitivity=None) -> Settings:
+    """Choose threshold and temperature on validation films, before any test or external film is looked at.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `covidxr.evaluate.prediction_table`, of validation films.
+    classes : sequence of str
+        The network's classes; one of them is COVID-19.
+    sensitivity : float, optional
+        To be reached on the validation films; by default Youden's threshold, of the largest sum of sensitivity and
+        specificity.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    CovidxrError
+        When COVID-19 is none of the classes, or no validation film, or every one, is of it.
+
+    Examples
+    --------
+    >>> films = pd.DataFrame({"label": ["COVID-19", "Normal"] * 2, "p_COVID-19": [0.8, 0.2, 0.7, 0.1]})
+    >>> settings = fix_on_validation(films.assign(p_Normal=1 - films["p_COVID-19"]), ["Normal", "COVID-19"])
+    >>> round(settings.threshold, 2), settings.rule
+    (0.45, "Youden's")
+    """
+    _check_positive(classes)
+    probabilities = predictions[[f"p_{label}" for label in classes]].to_numpy()
+    threshold = choose_threshold(predictions[f"p_{POSITIVE}"], predictions.label == POSITIVE, sensitivity)
+    temperature = fit_temperature(probabilities, [list(classes).index(label) for label in predictions.label])
+    return Settings(threshold, f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's", temperature)
+
+
+def evaluate_external(model, external, classes, settings=None) -> tuple[dict, pd.DataFrame]:
     """What a network calls the films of an external set.
 
     Parameters
@@ -103,19 +148,28 @@ def evaluate_external(model, external, classes) -> tuple[dict, pd.DataFrame]:
         From `read_external`.
     classes : sequence of str
         The network's classes in the order of its outputs; one of them is COVID-19.
+    settings : Settings, optional
+        From `fix_on_validation`.
 
     Returns
     -------
     metrics : dict
-        ``n``, ``sensitivity``, ``specificity`` (COVID-19 against everything else, at the most probable class), ``auc``, their
-        intervals (None where the set has no such films), and ``called``: true label to predicted class to count.
+        ``n``, ``sensitivity``, ``specificity`` (COVID-19 against everything else, at the most probable class), ``auc``,
+        ``calibration_error`` and ``brier`` (of the probability of COVID-19), each with ``…_interval`` (None where the set has
+        no such films), ``calibration_chance`` (what a perfectly calibrated network would have) and ``called``: true label to
+        predicted class to count. With `settings` also ``at_threshold`` (``threshold``, ``rule``, sensitivity and specificity)
+        and ``tempered`` (``temperature``, calibration error and Brier score).
     predictions : pandas.DataFrame
         From `covidxr.evaluate.prediction_table`.
 
     Raises
     ------
     CovidxrError
-        When COVID-19 is none of the classes.
+        When COVID-19 is none of the classes, or the network has another number of outputs.
+
+    References
+    ----------
+    Brier G. W., Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78, 1950.
 
     Examples
     --------
@@ -126,19 +180,33 @@ def evaluate_external(model, external, classes) -> tuple[dict, pd.DataFrame]:
     >>> metrics["n"], metrics["sensitivity"]
     (2, None)
     """
-    if POSITIVE not in classes:
-        raise CovidxrError(f"the network has no class {POSITIVE}; its classes are {', '.join(classes)}")
-    table = prediction_table(external.manifest, predict(model, external.pixels), classes)
-    ill, called_ill = table.label == POSITIVE, table.predicted == POSITIVE
+    _check_positive(classes)
+    table = probabilities_table(model, external.manifest, external.pixels, classes)
+    ill, score, patients = (table.label == POSITIVE).to_numpy(), table[f"p_{POSITIVE}"].to_numpy(), patient_keys(table)
     called = table.groupby(["label", "predicted"]).size().unstack(fill_value=0).reindex(columns=classes, fill_value=0)
     metrics = {
         "n": len(table),
-        **_share("sensitivity", called_ill[ill]),
-        **_share("specificity", ~called_ill[~ill]),
-        **_auc(table, ill.to_numpy()),
+        **_right(ill, (table.predicted == POSITIVE).to_numpy()),
+        **_auc(ill, score, patients),
+        **_calibration(score, ill, patients),
         "called": called.to_dict("index"),
     }
+    if settings:
+        probabilities = table[[f"p_{label}" for label in classes]].to_numpy()
+        tempered = with_temperature(probabilities, settings.temperature)[:, list(classes).index(POSITIVE)]
+        at = {"threshold": settings.threshold, "rule": settings.rule, **_right(ill, score >= settings.threshold)}
+        metrics["at_threshold"] = at
+        metrics["tempered"] = {"temperature": settings.temperature, **_calibration(tempered, ill, patients)}
     return metrics, table
+
+
+def _check_positive(classes):
+    if POSITIVE not in classes:
+        raise CovidxrError(f"the network has no class {POSITIVE}; its classes are {', '.join(classes)}")
+
+
+def _right(ill, called_ill):
+    return {**_share("sensitivity", called_ill[ill]), **_share("specificity", ~called_ill[~ill])}
 
 
 def _share(name, hits):
@@ -147,12 +215,20 @@ def _share(name, hits):
     return {name: float(hits.mean()), f"{name}_interval": list(wilson_interval(hits.sum(), len(hits)))}
 
 
-def _auc(table, ill):
+def _auc(ill, score, patients):
     if ill.all() or not ill.any():
         return {"auc": None, "auc_interval": None}
-    score, patients = table[f"p_{POSITIVE}"].to_numpy(), patient_keys(table).to_numpy()
+    area, interval = auc_with_interval(ill, score, patients)
+    return {"auc": area, "auc_interval": list(interval)}
 
-    def auc(rows):
-        return roc_auc_score(ill[rows], score[rows]) if 0 < ill[rows].sum() < len(rows) else np.nan
 
-    return {"auc": float(roc_auc_score(ill, score)), "auc_interval": list(bootstrap_interval(auc, patients, draws=500))}
+def _calibration(score, ill, patients):
+    """How far the probability of COVID-19 is from the share of films with it, by bins and film by film."""
+    found, squares = calibration_error(score, ill, patients, draws=200), (score - ill) ** 2
+    return {
+        "calibration_error": found["error"],
+        "calibration_error_interval": found["interval"],
+        "calibration_chance": found["chance"],
+        "brier": float(squares.mean()),
+        "brier_interval": list(bootstrap_interval(lambda rows: squares[rows].mean(), patients, draws=200)),
+    }

@@ -1,0 +1,231 @@
+"""The audit's probes of a trained network: without lungs, within one source, and its heat."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from covidxr.errors import CovidxrError
+from covidxr.evaluate import predict, prediction_table
+from covidxr.heat import black_out
+from covidxr.intervals import bootstrap_interval
+from covidxr.probes import FEWEST
+from covidxr.splits import patient_keys
+from covidxr.verdicts import HEAT, LUNGS, NOT_TOLD, PLACE, Probe, accuracy_probe, gained
+
+POSITIVE = "COVID-19"
+HEALTHY = ("Normal", "No finding")
+
+
+def without_lungs(model, manifest, pixels, lungs, classes) -> list:
+    """What a network makes of films whose lungs, or whose surroundings, are gone.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    manifest : pandas.DataFrame
+        N rows of films that it was not trained on.
+    pixels, lungs : numpy.ndarray
+        ``uint8`` and ``bool``, shape (N, H, W); films without a mask are left out.
+    classes : sequence of str
+        The network's classes in the order of its outputs.
+
+    Returns
+    -------
+    list of Probe
+        None where no film has a mask.
+
+    References
+    ----------
+    Maguolo G., Nanni L., A Critic Evaluation of Methods for COVID-19 Automatic Detection from X-Ray Images, Information
+    Fusion 76, 2021.
+
+    Examples
+    --------
+    >>> without_lungs(None, None, np.zeros((2, 9, 9), np.uint8), np.zeros((2, 9, 9), bool), ["a", "b"])
+    []
+    """
+    rows = np.flatnonzero(lungs.any((1, 2)))
+    views = {
+        "lungs in view": lambda films, masks: films,
+        "lungs blacked out": black_out,
+        "nothing but lungs": lambda films, masks: black_out(films, ~masks),
+        "all but the lungs blurred": blur_out,
+    }
+    found, names = [], np.asarray(classes, dtype=str)
+    for view, changed in views.items() if len(rows) else ():
+        films = manifest.iloc[rows]
+        predicted = names[predict(model, changed(pixels[rows], lungs[rows])).argmax(1)]
+        about = f"the network, {view}", LUNGS, "class", predicted, films.label.to_numpy(dtype=str), patient_keys(films)
+        # Lungs may be known for one class alone, so chance is naming one of the network's classes blindly.
+        found.append(accuracy_probe(*about, wanted=view != "lungs blacked out", chance=1 / len(names)))
+    return found
+
+
+def blur_out(images, masks) -> np.ndarray:
+    """Blur what is outside of masks, so far that no letter or edge can be read.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+    masks : numpy.ndarray
+        ``bool``, shape (N, H, W).
+
+    Returns
+    -------
+    numpy.ndarray
+        A changed copy.
+
+    Examples
+    --------
+    >>> film = np.random.default_rng(0).integers(0, 255, (1, 40, 40), np.uint8)
+    >>> inside = np.zeros((1, 40, 40), bool); inside[:, 10:30, 10:30] = True
+    >>> blurred = blur_out(film, inside)
+    >>> bool((blurred[inside] == film[inside]).all()), bool(blurred[~inside].std() < film[~inside].std() / 4)
+    (True, True)
+    """
+    blurred = np.stack([cv2.GaussianBlur(film, (0, 0), 0.08 * len(film)) for film in images])
+    return np.where(masks, images, blurred)
+
+
+def same_place(predictions) -> list:
+    """COVID-19 against other disease within each source, where knowing the source helps nobody.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `covidxr.evaluate.prediction_table`, of films that the network was not trained on.
+
+    Returns
+    -------
+    list of Probe
+        The area under the ROC curve for each source with ten patients of either kind; films without findings are left out.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"source": "s", "patient_id": [str(i) for i in range(40)], "label": ["COVID-19", "SARS"] * 20})
+    >>> [found] = same_place(rows.assign(**{"p_COVID-19": [0.9, 0.2] * 20}))
+    >>> found.probe, found.value, found.verdict
+    ('COVID-19 against other disease within s', 1.0, 'well above chance')
+    """
+    found = []
+    for source, rows in predictions[~predictions.label.isin(HEALTHY)].groupby("source"):
+        ill, score = (rows.label == POSITIVE).to_numpy(), rows[f"p_{POSITIVE}"].to_numpy()
+        patients = patient_keys(rows).to_numpy(dtype=str)
+        if min(len(set(patients[ill])), len(set(patients[~ill]))) < FEWEST:
+            continue
+        value, (low, high) = auc_with_interval(ill, score, patients)
+        verdict = NOT_TOLD if low <= 0.5 else "well above chance" if gained(value, 0.5) > 0.5 else "above chance"
+        verdict = "worse than chance" if high < 0.5 else verdict
+        name = f"{POSITIVE} against other disease within {source}"
+        found.append(Probe(name, PLACE, value, low, high, 0.5, "well above chance", len(rows), verdict))
+    return found
+
+
+def auc_with_interval(ill, score, patients) -> tuple:
+    """Area under the ROC curve, and its interval, films drawn patient by patient.
+
+    Parameters
+    ----------
+    ill : array_like of bool
+        N films, of both kinds.
+    score : array_like of float
+        N scores.
+    patients : array_like of str
+        Their patients.
+
+    Returns
+    -------
+    area : float
+        Mann and Whitney's: how often a film that is ill has the higher score of two.
+    interval : tuple of float
+
+    Examples
+    --------
+    >>> area, (low, high) = auc_with_interval(np.arange(40) % 2 == 1, np.random.default_rng(0).random(40), np.arange(40))
+    >>> 0 < low < area < high < 1
+    True
+    """
+    ill, score = np.asarray(ill, dtype=bool), np.asarray(score, dtype=float)
+
+    def area(rows):
+        n = int(ill[rows].sum())
+        others = len(rows) - n
+        return (rankdata(score[rows])[ill[rows]].sum() - n * (n + 1) / 2) / (n * others) if n and others else np.nan
+
+    return float(area(np.arange(len(ill)))), bootstrap_interval(area, patients, draws=500)
+
+
+def heat_probe(heat) -> list:
+    """Heat inside the lungs, as notebook 05 measured it, against chance and untrained networks.
+
+    Parameters
+    ----------
+    heat : dict
+        The section ``grad_cam`` of ``metrics.json``; may be empty.
+
+    Returns
+    -------
+    list of Probe
+
+    Examples
+    --------
+    >>> heat = {"n": 9, "heat_in_lungs": 0.6, "heat_in_lungs_interval": [0.55, 0.65], "chance": 0.3, "untrained": 0.62}
+    >>> heat_probe(heat)[0].verdict
+    'above chance, but not above untrained networks'
+    """
+    if "heat_in_lungs" not in heat:
+        return []
+    low, high = heat["heat_in_lungs_interval"]
+    yardsticks = {"chance": heat["chance"], "untrained networks": heat.get("untrained", heat["chance"])}
+    above = [name for name, level in yardsticks.items() if low > level]
+    verdict = f"above {' and '.join(above)}" if above else "no higher than chance or untrained networks"
+    if len(above) == 1:
+        verdict += f", but not above {next(name for name in yardsticks if name not in above)}"
+    ideal = f"above chance and above untrained networks ({yardsticks['untrained networks']:.2f})"
+    name, value = "heat inside the lungs", heat["heat_in_lungs"]
+    return [Probe(name, HEAT, value, low, high, heat["chance"], ideal, heat["n"], verdict)]
+
+
+def probabilities_table(model, manifest, pixels, classes) -> pd.DataFrame:
+    """Predict films, and say so in one sentence where the model does not fit.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    manifest : pandas.DataFrame
+        N manifest rows.
+    pixels : numpy.ndarray
+        ``uint8``, shape (N, H, W).
+    classes : sequence of str
+        Its classes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        From `covidxr.evaluate.prediction_table`.
+
+    Raises
+    ------
+    CovidxrError
+        When the model has another number of outputs.
+
+    Examples
+    --------
+    >>> from covidxr.model import build_baseline
+    >>> rows = pd.DataFrame({k: ["a"] for k in ("image_id", "patient_id", "source", "split", "label")})
+    >>> probabilities_table(build_baseline(9), rows, np.zeros((1, 9, 9), np.uint8), ["a", "b"])
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: the model has 3 outputs, but there are 2 classes: a, b
+    """
+    probabilities = predict(model, pixels)
+    if probabilities.shape[1] != len(classes):
+        known = f"{len(classes)} classes: {', '.join(classes)}"
+        raise CovidxrError(f"the model has {probabilities.shape[1]} outputs, but there are {known}")
+    return prediction_table(manifest, probabilities, classes)
