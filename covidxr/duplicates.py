@@ -145,6 +145,32 @@ def mark_twins(manifest, pixels) -> pd.DataFrame:
     return manifest.assign(twins=np.where(names.transform("size") > 1, names.transform("first"), ""))
 
 
+def twins_of(pixels, known) -> np.ndarray:
+    """Tell which films show the same picture as one of those known already, such as a run's own.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        The films asked about, ``uint8``, shape (N, H, W).
+    known : numpy.ndarray
+        The films known already, ``uint8``, shape (M, h, w); the sizes may differ.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``bool``, shape (N,).
+
+    Examples
+    --------
+    >>> films = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+    >>> twins_of(films, films[1:2]).tolist()
+    [False, True, False]
+    """
+    hashes = film_hashes(known)
+    closest = [distances(film_hash, hashes).min(initial=BITS) for film_hash in film_hashes(pixels)]
+    return np.array(closest, dtype=int) <= THRESHOLD
+
+
 def joined(count: int, links) -> np.ndarray:
     """Number the groups that links make of things.
 

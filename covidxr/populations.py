@@ -37,7 +37,7 @@ def describe_films(manifest) -> pd.DataFrame:
     >>> describe_films(rows).values.tolist()
     [['a', 's', 'adults', 'AP', 'not given']]
     """
-    by_source = manifest.source.map(_GROUP_OF_SOURCE)
+    by_source = manifest.source.map(_GROUP_OF_SOURCE).astype(object)  # or numpy writes a missing one out as "nan"
     by_age = np.where(manifest.age.isna(), by_source, np.where(manifest.age < _ADULT, "children", "adults"))
     view = manifest.view.str.extract(r"^(PA|AP)", expand=False)
     table = pd.DataFrame({"label": manifest.label, "source": manifest.source, "age group": by_age, "view": view})
@@ -167,7 +167,8 @@ def _verdict(scores):
             f"{start[0].upper()}{start[1:]} class and population are as good as the same thing: balanced accuracy in "
             "brackets, 0.5 by chance, 'not given' being a value like others. A network that tells populations apart need not read a lung."
         )
-    label, name = scores.stack().idxmax()
+    row, column = np.unravel_index(scores.to_numpy().argmax(), scores.shape)
+    label, name = scores.index[row], scores.columns[column]
     return (
         f"No class is told by its source, age group, view or sex alone: most is told of {label} by the {name}, with a "
         f"balanced accuracy of {scores.loc[label, name]:.2f} (0.5 by chance)."

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidxr.decode import DecodeError, decode
+from covidxr.decode import DecodeError, decode, looks_inverted
 from covidxr.errors import CovidxrError
+from covidxr.pixels import decode_films
+from covidxr.sources import SOURCES
+from covidxr.sources.phantom import make_phantom
 
 ROWS, COLUMNS = np.mgrid[:48, :64]
 RAMP = (3 * COLUMNS + ROWS).astype(np.uint8)  # dark at the top left, brighter to the right than downwards
@@ -180,6 +183,54 @@ def test_a_link_is_followed(tmp_path):
     grey().save(tmp_path / "film.png")
     (tmp_path / "link.png").symlink_to("film.png")
     assert (decode(tmp_path / "link.png") == RAMP).all()
+
+
+def test_links_that_lead_nowhere_are_rejected(tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "dangling.png").symlink_to("gone.png")
+    (tmp_path / "folder.png").symlink_to(tmp_path)
+    for name, reason in (("loop.png", "no such file"), ("dangling.png", "no such file"), ("folder.png", "a folder")):
+        with pytest.raises(DecodeError, match=reason):
+            decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "nul\0.png", "\udcff.png", ""])
+def test_names_that_no_film_can_have_are_rejected(name, tmp_path):
+    with pytest.raises(DecodeError, match="no such file|a folder"):
+        decode(str(tmp_path) + "/" + name)
+
+
+def test_what_may_not_be_opened_is_a_sentence(tmp_path, monkeypatch):
+    grey().save(tmp_path / "film.png")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DecodeError, match=r"film.png: cannot be opened \(Permission denied\)"):
+        decode(tmp_path / "film.png")
+
+
+@pytest.mark.parametrize("view", ["PA", "AP"])
+@pytest.mark.parametrize("label", ["Normal", "COVID-19", "Bacteria"])
+def test_inverted_films_are_told_from_others(label, view):
+    films = [make_phantom(label, np.random.default_rng(n), size=64, view=view).image for n in range(8)]
+    assert not any(map(looks_inverted, films)) and all(looks_inverted(255 - film) for film in films)
+
+
+def test_what_is_no_chest_is_not_called_inverted():
+    noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64), np.uint8)
+    assert not any(map(looks_inverted, noise)) and not looks_inverted(np.full((64, 64), 7, np.uint8))
+    assert not looks_inverted(255 - make_phantom("Normal", np.random.default_rng(0), size=64).image[::4, ::4])  # too small
+
+
+@pytest.mark.realdata
+def test_no_real_film_is_called_inverted_and_their_negatives_are(shared):
+    names = ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")
+    paths = [path for name in names for path in SOURCES[name](shared / "data").path]
+    films = [film for film in decode_films(paths, 64) if isinstance(film, np.ndarray)]
+    assert len(films) == 1998 and not any(map(looks_inverted, films))
+    assert np.mean([looks_inverted(255 - film) for film in films]) > 0.995
 
 
 def large_film(path, detail=0):

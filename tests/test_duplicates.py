@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from covidxr.dataset import assemble
-from covidxr.duplicates import BITS, THRESHOLD, distances, film_hashes, find_twins, mark_twins
+from covidxr.duplicates import BITS, THRESHOLD, distances, film_hashes, find_twins, mark_twins, twins_of
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import manifest_rows
@@ -205,3 +205,12 @@ def test_thousands_of_copies_are_one_group(people):
     rows = pd.DataFrame({"image_id": [f"{n:04d}" for n in range(3000)]})
     marked = mark_twins(rows, films[np.arange(3000) % 3])
     assert marked.twins.value_counts().to_dict() == dict.fromkeys(["0000", "0001", "0002"], 1000)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_films_of_a_run_are_recognised_elsewhere(name, people):
+    change, _ = COPIES[name]
+    known = np.stack([scaled(image, 100) for image in people[:10]])
+    others = np.stack([scaled(image, 64) for image in [people[20], change(people[4]), people[21]]])
+    assert twins_of(others, known).tolist() == [False, True, False]
+    assert not twins_of(others, known[:0]).any() and twins_of(others[:0], known).shape == (0,)

@@ -46,6 +46,11 @@ def test_films_are_described_in_few_words():
     ]
 
 
+def test_nothing_known_at_all_is_not_given():
+    films = describe_films(selection((2, "a", "s", None, "", "")))
+    assert (films[["age group", "view", "sex"]] == "not given").all(axis=None)
+
+
 def test_the_table_adds_up():
     table = population_table(ARTICLE)
     assert table.index.tolist() == ["Normal", "Bacteria", "COVID-19"] and table.films.tolist() == [20, 20, 20]
