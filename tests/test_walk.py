@@ -46,6 +46,9 @@ def test_leaves_everything_behind(finished):
     assert {"index.html", "run.json", "external_predictions.csv"} <= files
     assert len(list((finished / "notebooks").glob("*.html"))) == 7
     assert len(list((finished / "figures").glob("*.png"))) >= 15
+    test_films = (pd.read_csv(finished / "predictions.csv").split == "test").sum()
+    assert len(list((finished / "gallery").glob("*.jpg"))) == test_films
+    assert (finished / "index.html").read_text(encoding="utf-8").count("<li data-label=") == test_films
 
 
 def test_metrics_hold_every_chapter_with_its_yardstick(finished):
