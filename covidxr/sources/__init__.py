@@ -7,10 +7,8 @@ user names.
 from __future__ import annotations
 
 from covidxr.sources import covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray, phantom, table
-from covidxr.sources._rows import manifest_rows
-from covidxr.sources.phantom import make_phantom
-
-__all__ = ["SOURCES", "make_phantom", "manifest_rows"]
+from covidxr.sources._rows import manifest_rows as manifest_rows  # for readers of one's own
+from covidxr.sources.phantom import make_phantom as make_phantom
 
 SOURCES = {
     "phantom": phantom.read,
