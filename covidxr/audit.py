@@ -5,7 +5,7 @@ Each probe gives a number with its interval, its chance level, what it would be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ class AuditReport:
     table : pandas.DataFrame
         Index ``probe``; columns ``topic``, ``value``, ``low``, ``high`` (95 % interval), ``chance``, ``ideal`` (what it would
         be if all were well), ``n``, ``verdict`` and ``shortcut`` (whether something other than disease is, or can be, read).
+    answers : dict
+        Where there was a model, its predictions as `covidxr.evaluate.prediction_table` gives them: of the ``test films``, and
+        of each unseen set by its name.
 
     Examples
     --------
@@ -45,6 +48,7 @@ class AuditReport:
     """
 
     table: pd.DataFrame
+    answers: dict = field(default_factory=dict, repr=False)
 
     def ranked(self) -> pd.DataFrame:
         """The shortcuts that were found, the strongest first.
@@ -149,15 +153,16 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=
     _check(manifest, pixels, lungs)
     manifest = manifest.reset_index(drop=True)
     lungs = _own_masks(manifest, pixels.shape[1]) if lungs is None else lungs
+    answers = {} if model is None else _answers(model, manifest, pixels, unseen)
     probes = [
         *less_than_a_lung(manifest, pixels, lungs, seed),
         *whose_film(manifest, pixels, seed),
         *memory(manifest, pixels, seed),
-        *([] if model is None else _of_the_network(manifest, pixels, model, lungs, unseen)),
+        *([] if model is None else _of_the_network(manifest, pixels, model, lungs, answers)),
         *heat_probe(heat or {}),
     ]
     probes.sort(key=lambda probe: TOPICS.index(probe.topic))
-    return AuditReport(pd.DataFrame(probes).set_index("probe"))
+    return AuditReport(pd.DataFrame(probes).set_index("probe"), answers)
 
 
 def _check(manifest, pixels, lungs):
@@ -176,15 +181,25 @@ def _own_masks(manifest, size):
     return load_masks(paths, size) if any(paths) else None
 
 
-def _of_the_network(manifest, pixels, model, lungs, unseen):
-    classes, test = list(manifest.label.unique()), (manifest.split == "test").to_numpy()
-    asked = test if test.any() else np.ones(len(test), dtype=bool)
-    tested = probabilities_table(model, manifest[asked], pixels[asked], classes)
-    others = [probabilities_table(model, one.manifest, one.pixels, classes) for one in unseen]
+def _asked(manifest):
+    """The test films, or all where there are none."""
+    test = (manifest.split == "test").to_numpy()
+    return test if test.any() else np.ones(len(test), dtype=bool)
+
+
+def _answers(model, manifest, pixels, unseen):
+    classes, asked = list(manifest.label.unique()), _asked(manifest)
+    sets = {"test films": (manifest[asked], pixels[asked])} | {one.name: (one.manifest, one.pixels) for one in unseen}
+    return {name: probabilities_table(model, *films, classes) for name, films in sets.items()}
+
+
+def _of_the_network(manifest, pixels, model, lungs, answers):
+    classes, asked = list(manifest.label.unique()), _asked(manifest)
     found = [] if lungs is None else without_lungs(model, manifest[asked], pixels[asked], lungs[asked], classes)
     if POSITIVE in classes:
-        everywhere = pd.concat([tested, *others], ignore_index=True)
-        everywhere = everywhere[~patient_keys(everywhere).isin(set(patient_keys(manifest[~asked])))]
+        learnt = set(patient_keys(manifest[~asked]))
+        everywhere = pd.concat(answers.values(), ignore_index=True)
+        everywhere = everywhere[~patient_keys(everywhere).isin(learnt)]
         found += same_place(everywhere)
         found += sureness_elsewhere(everywhere[~everywhere.source.isin(set(manifest.source))])
-    return found + sureness(tested)
+    return found + sureness(answers["test films"])

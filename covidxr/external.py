@@ -39,6 +39,11 @@ class ExternalSet(NamedTuple):
     unreadable: int
     known: int
 
+    def summary(self) -> str:
+        """How many films there are, and how many were left out."""
+        left_out = f"{self.known} of known patients left out, {self.unreadable} unreadable"
+        return f"{self.name}: {len(self.manifest)} films, {left_out}."
+
 
 def read_external(source, trained_on, image_size, data_dir=None, label_map=None, work_dir=".", seed=0) -> ExternalSet:
     """Read an external set and leave out what the run has already seen.

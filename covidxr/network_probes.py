@@ -62,6 +62,8 @@ def without_lungs(model, manifest, pixels, lungs, classes) -> list:
         about = f"the network, {view}", LUNGS, "class", predicted, films.label.to_numpy(dtype=str), patient_keys(films)
         # Lungs may be known for one class alone, so chance is naming one of the network's classes blindly.
         found.append(accuracy_probe(*about, wanted=view != "lungs blacked out", chance=1 / len(names)))
+    if len(rows) and manifest.label.iloc[rows].nunique() == 1:
+        return [p._replace(verdict=f"{p.verdict}, on films of {manifest.label.iloc[rows[0]]} alone") for p in found]
     return found
 
 

@@ -140,15 +140,13 @@ def gained(value, chance) -> float:
     return float((value - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
-def in_words(found, what="{probe}") -> str:
+def in_words(found) -> str:
     """A probe as one sentence.
 
     Parameters
     ----------
     found : Probe
         The probe, or a row of `covidxr.audit.AuditReport.table` with its name as ``probe``.
-    what : str
-        How to name it.
 
     Returns
     -------
@@ -157,11 +155,11 @@ def in_words(found, what="{probe}") -> str:
     Examples
     --------
     >>> in_words(Probe("class from the corners", LUNGS, 0.9, 0.8, 1.0, 0.5, "0.50", 40, "tells the class", True))
-    'class from the corners: 0.90 (0.80 to 1.00), chance 0.50, if all were well 0.50: tells the class.'
+    'class from the corners: 0.90 (0.80 to 1.00), chance 0.50 (if all were well: 0.50): tells the class.'
     """
     chance = f", chance {found.chance:.2f}" if np.isfinite(found.chance) else ""
     number = f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
-    return f"{what.format(probe=found.probe)}: {number}{chance}, if all were well {found.ideal}: {found.verdict}."
+    return f"{found.probe}: {number}{chance} (if all were well: {found.ideal}): {found.verdict}."
 
 
 def _above_chance(found, asked, wanted):

@@ -11,7 +11,7 @@ from PIL import Image
 from covidxr.dataset import CLASSES, read_source
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import prediction_table
-from covidxr.external import ExternalSet, evaluate_external, read_external
+from covidxr.external import ExternalSet, Settings, evaluate_external, fix_on_validation, read_external
 from covidxr.files import write_json
 from covidxr.intervals import wilson_interval
 from covidxr.sources._rows import manifest_rows
@@ -84,6 +84,30 @@ def test_a_side_without_films_has_no_number(labels, sensitivity, specificity, tm
     assert metrics["called"] == {label: {"Normal": 0, "COVID-19": 1, "Bacteria": 0} for label in labels}
     write_json(tmp_path / "metrics.json", metrics)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_the_threshold_and_the_temperature_are_those_of_validation_films_and_change_no_argmax():
+    films = external_set([planted("COVID-19", True), planted("Normal", False)] * 10)
+    _, validation = evaluate_external(CornerReader(), films, CLASSES)
+    settings = fix_on_validation(validation, CLASSES)
+    assert 0 < settings.threshold < 1 and settings.rule == "Youden's" and settings.temperature < 1
+    assert fix_on_validation(validation, CLASSES, 0.9).rule == "sensitivity 0.90"
+    plain, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES)
+    for threshold, sensitivity, specificity in ((0.5, 3 / 4, 3 / 6), (0.0, 1.0, 0.0), (1.1, 0.0, 1.0)):
+        fixed, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES, Settings(threshold, "mine", 2.0))
+        at = fixed.pop("at_threshold")
+        assert (at["threshold"], at["rule"]) == (threshold, "mine")
+        assert (at["sensitivity"], at["specificity"]) == (sensitivity, specificity)
+        assert at["sensitivity_interval"] == list(wilson_interval(sensitivity * 4, 4))
+        assert fixed.pop("tempered")["temperature"] == 2.0 and fixed == plain
+
+
+def test_calibration_is_of_the_probability_of_covid():
+    metrics, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES)
+    assert metrics["brier"] == pytest.approx(4 / 10)  # one ill film missed and three others called ill, all surely
+    assert metrics["calibration_error"] == pytest.approx(4 / 10 - 0.0, abs=0.1)
+    low, high = metrics["brier_interval"]
+    assert 0 <= low < 0.4 < high <= 1 and metrics["calibration_chance"] == pytest.approx(0)
 
 
 def test_a_network_without_covid_is_a_sentence():
