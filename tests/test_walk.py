@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from covidxr.sources.phantom import make_phantom
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = {
@@ -127,8 +129,8 @@ def test_a_class_of_three_films_and_an_unreadable_one_are_counted(tmp_path):
     for label, count in {"Normal": 3, "COVID-19": 3, "Bacteria": 3}.items():
         (tmp_path / "few" / label).mkdir(parents=True)
         for number in range(count):
-            noise = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
-            Image.fromarray(noise).save(tmp_path / "few" / label / f"{number}.png")
+            film = make_phantom(label, np.random.default_rng([number, len(label)]), size=64).image
+            Image.fromarray(film).save(tmp_path / "few" / label / f"{number}.png")
     (tmp_path / "few" / "Normal" / "broken.png").write_text("no image")
     said = mistake(tmp_path, ["demo"], sources=[str(tmp_path / "few")])
     assert "'Normal' has 3 readable films of 4 found, 16 are asked for" in said and "broken.png" in said
