@@ -35,13 +35,13 @@ def reliability_curves(groups, ax=None):
     """
     ax = ax or plt.figure(figsize=(5, 3.6)).subplots()
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
-    for name, (stated, so) in groups.items():
+    for number, (name, (stated, so)) in enumerate(groups.items()):
         table = reliability(stated, so, bins=5)[0]
         table = table[table.n >= min(FEWEST_IN_BIN, table.n.max())]
         reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
         label = f"{name} (error {reliability(stated, so)[1]:.2f})"
-        bars = ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1)
-        hue = {"color": bars[2][0].get_color(), "alpha": 0.8}
+        hue = {"color": f"C{number}", "alpha": 0.8}
+        ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1, **hue)
         ax.scatter(table.confidence, table.accuracy, 12 + 4 * np.sqrt(table.n), label=label, **hue)
     ax.set(xlabel="stated probability", ylabel="share that is so", xlim=(0, 1.02), ylim=(-0.02, 1.05))
     return _finished(ax)

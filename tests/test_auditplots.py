@@ -24,6 +24,8 @@ def test_points_stand_where_the_shares_are_and_bins_of_few_films_are_left_out():
     assert points.get_offsets().data.tolist() == pytest.approx(np.array([[0.1, 0.1], [0.9, 0.25]]))
     sizes = points.get_sizes()
     assert sizes[1] > sizes[0]
+    both = reliability_curves({"north": (stated, so), "south": (stated, ~so)})
+    assert len({tuple(drawn.get_facecolor()[0]) for drawn in both.collections if len(drawn.get_offsets()) == 2}) == 2
     assert "north (error" in ax.get_legend().texts[-1].get_text()
 
 
