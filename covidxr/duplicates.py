@@ -40,7 +40,8 @@ def film_hashes(pixels) -> np.ndarray:
 
     References
     ----------
-    Zauner C., Implementation and benchmarking of perceptual image hash functions, 2010; https://pypi.org/project/ImageHash
+    Zauner C., Implementation and benchmarking of perceptual image hash functions, 2010; the package
+    ImageHash, Johannes Buchner.
 
     Examples
     --------

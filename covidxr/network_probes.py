@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict, prediction_table
-from covidxr.heat import black_out
+from covidxr.heat import black_out, blur_out
 from covidxr.intervals import bootstrap_interval
 from covidxr.probes import FEWEST
 from covidxr.splits import patient_keys
@@ -65,33 +64,6 @@ def without_lungs(model, manifest, pixels, lungs, classes) -> list:
     if len(rows) and manifest.label.iloc[rows].nunique() == 1:
         return [p._replace(verdict=f"{p.verdict}, on films of {manifest.label.iloc[rows[0]]} alone") for p in found]
     return found
-
-
-def blur_out(images, masks) -> np.ndarray:
-    """Blur what is outside of masks, so far that no letter or edge can be read.
-
-    Parameters
-    ----------
-    images : numpy.ndarray
-        ``uint8``, shape (N, H, W).
-    masks : numpy.ndarray
-        ``bool``, shape (N, H, W).
-
-    Returns
-    -------
-    numpy.ndarray
-        A changed copy.
-
-    Examples
-    --------
-    >>> film = np.random.default_rng(0).integers(0, 255, (1, 40, 40), np.uint8)
-    >>> inside = np.zeros((1, 40, 40), bool); inside[:, 10:30, 10:30] = True
-    >>> blurred = blur_out(film, inside)
-    >>> bool((blurred[inside] == film[inside]).all()), bool(blurred[~inside].std() < film[~inside].std() / 4)
-    (True, True)
-    """
-    blurred = np.stack([cv2.GaussianBlur(film, (0, 0), 0.08 * len(film)) for film in images])
-    return np.where(masks, images, blurred)
 
 
 def same_place(predictions) -> list:
