@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from covidxr.errors import CovidxrError
 from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.network_probes import POSITIVE
 from covidxr.splits import patient_keys
 
-POSITIVE = "COVID-19"
 WITHIN = 0.9  # sensitivity that a threshold has on the sources trained on
 
 
@@ -70,13 +70,13 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True, s
     -------
     pandas.DataFrame
         Index ``source``; columns ``n_positive``, ``n_negative``, ``sensitivity``, ``specificity``, ``auc`` (within that source,
-        where it has both), each with ``_low`` and ``_high``. A source without which the others lack one side is left out of
-        the table.
+        where it has both), each with ``_low`` and ``_high``. No row for a source without which the others lack one side; an
+        empty table where that is so of all.
 
     Raises
     ------
     CovidxrError
-        When `features` and `manifest` differ in length, or no source can be left out.
+        When `features` and `manifest` differ in length.
 
     Examples
     --------
@@ -96,11 +96,47 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True, s
         out = (manifest.source == source).to_numpy()
         if 0 < ill[~out].sum() < (~out).sum():
             rows[source] = _trial(x, ill, out, manifest, balanced, seed)
-    if not rows:
-        raise CovidxrError(
-            f"no source can be left out: without it the others ({', '.join(manifest.source.unique())}) lack {positive} or all else"
-        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")
+
+
+def trial_sentences(trials, positive=POSITIVE) -> list:
+    """Say in words what came of leaving sources out.
+
+    Parameters
+    ----------
+    trials : pandas.DataFrame
+        From `leave_one_source_out`.
+    positive : str
+        The class against all others.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> trial_sentences(pd.DataFrame())[0]
+    'No source can be left out: without any of them, the others lack COVID-19 films or all other films.'
+    """
+    if trials.empty:
+        return [
+            f"No source can be left out: without any of them, the others lack {positive} films or all other films.",
+            "So this selection cannot say what a reader fitted on it does in a place that it has not seen.",
+        ]
+    return [f"{source}, left out: {_numbers(row, positive)}." for source, row in trials.iterrows()]
+
+
+def _numbers(row, positive):
+    told = {
+        "sensitivity": f"of {row.n_positive:.0f} {positive} films found",
+        "specificity": f"of {row.n_negative:.0f} other films not called {positive}",
+        "auc": "area under the ROC curve within it (chance 0.50)",
+    }
+    return "; ".join(
+        f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f}) {words}"
+        for name, words in told.items()
+        if np.isfinite(row[name])
+    )
 
 
 def _trial(x, ill, out, manifest, balanced, seed):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from covidxr.errors import CovidxrError
-from covidxr.groups import cell_weights, leave_one_source_out
+from covidxr.groups import cell_weights, leave_one_source_out, trial_sentences
 from covidxr.sources._rows import manifest_rows
 
 
@@ -56,9 +58,16 @@ def test_the_area_is_within_one_source_with_its_interval():
     assert by_chance.auc_low < 0.5 < by_chance.auc_high
 
 
+def test_sentences_follow_from_the_numbers():
+    rows, features = films(CONFOUNDED)
+    shortcut, sign = (trial_sentences(leave_one_source_out(features[:, [column]], rows)) for column in (1, 0))
+    assert shortcut != sign and len(sign) == 4
+    assert any(re.match(r"d, left out: 0\.0\d .* of 30 other films not called COVID-19\.", said) for said in shortcut)
+    assert any(re.match(r"d, left out: (0\.9\d|1\.00) .* of 30 other films not called COVID-19\.", said) for said in sign)
+
+
 def test_what_cannot_be_left_out_is_said():
     rows, features = films([("COVID-19", "a", 5), ("Normal", "b", 5)])
-    with pytest.raises(CovidxrError, match=r"no source can be left out.*a, b.*lack COVID-19"):
-        leave_one_source_out(features, rows)
+    assert trial_sentences(leave_one_source_out(features, rows))[0].startswith("No source can be left out")
     with pytest.raises(CovidxrError, match="9 rows of features for 10"):
         leave_one_source_out(features[:9], rows)
