@@ -60,7 +60,7 @@ def measure(label, value, interval=None, chance=None, note=None) -> dict:
     -------
     dict
         ``label``, ``value``, ``interval``, ``chance`` and ``note`` as text; ``marks`` (value, low, high) and
-        ``chance_mark`` in percent of the scale, empty where they are not on it.
+        ``chance_mark`` in percent of the scale, empty where value or chance are not on it; an interval is cut at its ends.
 
     Examples
     --------
@@ -70,8 +70,8 @@ def measure(label, value, interval=None, chance=None, note=None) -> dict:
     """
     interval = interval if interval and all(map(is_number, interval)) else None
     chance = chance if is_number(value) and is_number(chance) else None
-    marks = [value, *(interval or [])]
-    drawable = all(is_number(mark) and 0 <= mark <= 1 for mark in marks)
+    drawable = is_number(value) and 0 <= value <= 1
+    marks = [value, *(min(max(end, 0), 1) for end in interval or [])]  # an interval may reach beyond the scale
     return {
         "label": label,
         "value": number(value),

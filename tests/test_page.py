@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_run import METRICS, RUN, make_gallery, make_run
 
+from covidxr._html import measure
 from covidxr.files import write_json
 from covidxr.page import write_page
 
@@ -46,6 +47,11 @@ def test_marks_stand_where_the_numbers_are(tmp_path):
     assert '<i class="dot" style="left:89.0%">' in html
     assert '<i class="band" style="left:84.0%;width:9.0%">' in html
     assert '<i class="chance" style="left:33.0%">' in html
+
+
+def test_an_interval_that_reaches_beyond_the_scale_is_cut_there():
+    assert measure("gain", 0.02, [-0.01, 0.05])["marks"] == [2.0, 0, 5.0]
+    assert measure("gain", -0.02, [-0.05, 0.01])["marks"] == []
 
 
 def test_facts_of_the_run(tmp_path):
