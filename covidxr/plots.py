@@ -19,7 +19,6 @@ __all__ = [
     "grey_values",
     "learning_rate_curve",
     "overlay",
-    "reliability_plot",
     "save_figure",
     "training_curves",
 ]
@@ -208,38 +207,6 @@ def confusion_plot(table, ax=None):
     display = ConfusionMatrixDisplay(table.to_numpy(), display_labels=table.columns)
     display.plot(ax=ax, cmap="Blues", colorbar=False)
     ax.set(xlabel="predicted", ylabel="true")
-    return ax
-
-
-def reliability_plot(table, error, ax=None):
-    """How often the network is right against how sure it is.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `covidxr.evaluate.reliability`.
-    error : float
-        The expected calibration error.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Examples
-    --------
-    >>> from covidxr.evaluate import reliability
-    >>> reliability_plot(*reliability([0.9, 0.6], [True, False])).get_ylabel()
-    'share right'
-    """
-    ax = ax or plt.figure(figsize=(4, 3.4)).subplots()
-    ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
-    reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
-    ax.errorbar(table.confidence, table.accuracy, reach, color=INK, marker="o", capsize=3, label="films, 95 % interval")
-    ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.05))
-    ax.set_title(f"expected calibration error {error:.3f}", fontsize=10)
-    ax.legend(frameon=False, loc="lower right")
     return ax
 
 

@@ -10,8 +10,8 @@ from covidxr import plots
 from covidxr.splits import patient_keys
 
 ATTRIBUTES = ("source", "age group", "view", "sex")
-_ADULT = 18
-_GROUP_OF_SOURCE = {"kaggle-chest-xray": "children"}  # by its authors of one to five years; no film of it states an age
+AGE_GROUPS = {"children": 0, "adults under 60": 18, "60 and older": 60}  # each from that age on
+AGES_OF_SOURCES = {"kaggle-chest-xray": 3.0}  # what a source says of its patients where no film has an age: one to five years
 _AS_GOOD = 0.9  # from this balanced accuracy on, an attribute is as good as the class
 
 
@@ -26,23 +26,42 @@ def describe_films(manifest) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``label`` and `ATTRIBUTES`, strings, "not given" where nothing is known. ``age group`` is ``children`` or ``adults``
-        (18 years and more), by the film's age or, in the Kaggle set, by its authors' description; ``view`` is ``PA`` or
-        ``AP``, however the patient lay.
+        ``label`` and `ATTRIBUTES`, strings, "not given" where nothing is known. ``age group`` is that of
+        `age_groups`; ``view`` is ``PA`` or ``AP``, however the patient lay.
 
     Examples
     --------
     >>> from covidxr.sources._rows import manifest_rows
     >>> rows = manifest_rows([{"label": "a", "source": "s", "age": 61, "view": "AP Supine"}])
     >>> describe_films(rows).values.tolist()
-    [['a', 's', 'adults', 'AP', 'not given']]
+    [['a', 's', '60 and older', 'AP', 'not given']]
     """
-    by_source = manifest.source.map(_GROUP_OF_SOURCE).astype(object)  # or numpy writes a missing one out as "nan"
-    by_age = np.where(manifest.age.isna(), by_source, np.where(manifest.age < _ADULT, "children", "adults"))
     view = manifest.view.str.extract(r"^(PA|AP)", expand=False)
-    table = pd.DataFrame({"label": manifest.label, "source": manifest.source, "age group": by_age, "view": view})
-    table["sex"] = manifest.sex.replace("", np.nan)
-    return table.astype(object).fillna("not given")
+    table = pd.DataFrame({"label": manifest.label, "source": manifest.source, "age group": age_groups(manifest), "view": view})
+    table["sex"] = manifest.sex
+    return table.astype(object).replace("", np.nan).fillna("not given")
+
+
+def age_groups(manifest) -> pd.Series:
+    """Name each patient's age group.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        With ``age`` and ``source``; an age that is not given is the source's, where it states one for all its patients.
+
+    Returns
+    -------
+    pandas.Series
+        ``children``, ``adults under 60``, ``60 and older``, or ``""`` where it is not known.
+
+    Examples
+    --------
+    >>> age_groups(pd.DataFrame({"age": [30.0, np.nan, np.nan], "source": ["s", "s", "kaggle-chest-xray"]})).tolist()
+    ['adults under 60', '', 'children']
+    """
+    ages = manifest.age.fillna(manifest.source.map(AGES_OF_SOURCES)).astype(float)
+    return pd.cut(ages, [*AGE_GROUPS.values(), 200], right=False, labels=list(AGE_GROUPS)).astype(object).fillna("")
 
 
 def population_table(manifest) -> pd.DataFrame:

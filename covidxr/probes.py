@@ -10,11 +10,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import logistic_regression
 from covidxr.pixels import preprocess
+from covidxr.populations import age_groups
 from covidxr.splits import patient_keys
 from covidxr.verdicts import LUNGS, WHOSE, accuracy_probe
 
-AGE_GROUPS = {"children": 0, "adults under 60": 18, "60 and older": 60}  # each from that age on
-AGES_OF_SOURCES = {"kaggle-chest-xray": 3.0}  # what a source says of its patients where no film has an age: one to five years
 FEWEST = 10  # patients a group needs before it is asked for
 # Intervals of cross-validated answers are widened: folds share training films (Nadeau and Bengio: √(1 + 5 folds / 4) = 1.5),
 # and of five readers one may be lucky (Bonferroni: the interval of each is of 99 %, which is 1.3 times as wide).
@@ -212,28 +211,6 @@ def whose_film(manifest, pixels, seed=0) -> list:
             truth, labels = values.to_numpy(dtype=str)[rows], manifest.label.to_numpy(dtype=str)[rows]
             found += _told_and_alone(name, x[rows], truth, labels, patients[rows], seed)
     return found
-
-
-def age_groups(manifest) -> pd.Series:
-    """Name each patient's age group.
-
-    Parameters
-    ----------
-    manifest : pandas.DataFrame
-        With ``age`` and ``source``; an age that is not given is the source's, where it states one for all its patients.
-
-    Returns
-    -------
-    pandas.Series
-        ``children``, ``adults under 60``, ``60 and older``, or ``""`` where it is not known.
-
-    Examples
-    --------
-    >>> age_groups(pd.DataFrame({"age": [30.0, np.nan, np.nan], "source": ["s", "s", "kaggle-chest-xray"]})).tolist()
-    ['adults under 60', '', 'children']
-    """
-    ages = manifest.age.fillna(manifest.source.map(AGES_OF_SOURCES)).astype(float)
-    return pd.cut(ages, [*AGE_GROUPS.values(), 200], right=False, labels=list(AGE_GROUPS)).astype(object).fillna("")
 
 
 def _told_and_alone(name, x, truth, labels, patients, seed):

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from covidxr import pictures, plots
-from covidxr.evaluate import reliability
 
 MANIFEST = pd.DataFrame({"label": list("abcabc"), "sex": ["F", "", "M", "M", "M", ""], "source": list("xyxyxy")})
 HISTORY = pd.DataFrame(
@@ -41,7 +40,6 @@ CALLS = {
     plots.training_curves: (HISTORY,),
     plots.learning_rate_curve: (SWEEP, 1e-3),
     plots.confusion_plot: (CONFUSION,),
-    plots.reliability_plot: reliability([0.27, 0.9, 0.6], [True, True, False]),
     plots.forest: (PROBES,),
     plots.film_grid: (FILMS, list("abcde")),
 }
@@ -105,13 +103,6 @@ def test_an_exploding_loss_does_not_flatten_the_curve():
     ax = plots.learning_rate_curve(SWEEP, 1e-3)
     assert ax.get_ylim()[1] < 3
     assert list(ax.lines[2].get_xdata()) == [1e-3, 1e-3] and "1.0e-03" in ax.lines[2].get_label()
-
-
-def test_every_bin_of_the_calibration_plot_is_in_view():
-    table, error = CALLS[plots.reliability_plot]
-    ax = plots.reliability_plot(table, error)
-    assert ax.get_xlim()[0] < table.confidence.min() and ax.get_xlim()[1] > 1
-    assert f"{error:.3f}" in ax.get_title()
 
 
 def test_the_forest_has_a_line_a_row_and_chance_where_there_is_one():

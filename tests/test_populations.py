@@ -39,9 +39,9 @@ def test_films_are_described_in_few_words():
                      (1, "a", "s", 17.5, "lateral", "M"), (1, "a", "s", 18, "PA", ""), (1, "a", "s", None, "PA", ""))  # fmt: skip
     assert describe_films(rows).drop(columns=["label", "source"]).values.tolist() == [
         ["children", "not given", "not given"],
-        ["adults", "AP", "F"],
+        ["adults under 60", "AP", "F"],
         ["children", "not given", "M"],
-        ["adults", "PA", "not given"],
+        ["adults under 60", "PA", "not given"],
         ["not given", "PA", "not given"],
     ]
 
@@ -88,7 +88,7 @@ def test_the_picture_shows_every_attribute():
     figure = population_picture(ARTICLE).figure
     assert [ax.get_title() for ax in figure.axes] == [f"{name} by class" for name in ATTRIBUTES]
     legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
-    assert set(legend) == {"children", "adults", "not given"}
+    assert set(legend) == {"children", "60 and older", "not given"}
 
 
 def test_phantoms_do_not_tell_their_class(tmp_path):
