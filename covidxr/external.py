@@ -12,8 +12,8 @@ from covidxr.calibration import calibration_error, choose_threshold, fit_tempera
 from covidxr.dataset import read_source
 from covidxr.decode import DecodeError
 from covidxr.errors import CovidxrError
-from covidxr.intervals import bootstrap_interval, wilson_interval
-from covidxr.network_probes import POSITIVE, auc_with_interval, probabilities_table
+from covidxr.intervals import auc_with_interval, bootstrap_interval, wilson_interval
+from covidxr.network_probes import POSITIVE, probabilities_table
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES
 from covidxr.splits import patient_keys

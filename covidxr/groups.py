@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from covidxr.errors import CovidxrError
-from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.intervals import auc_with_interval, wilson_interval
 from covidxr.network_probes import POSITIVE
 from covidxr.splits import patient_keys
 
@@ -47,7 +46,7 @@ def cell_weights(labels, sources) -> np.ndarray:
     return (weights / weights.mean()).to_numpy()
 
 
-def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True, seed=0) -> pd.DataFrame:
+def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True) -> pd.DataFrame:
     """Fit logistic regression on all sources but one, and see what it makes of that one; each source in turn.
 
     The threshold is the one that finds 90 % of the positive films of the sources trained on, other patients' films than
@@ -63,8 +62,6 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True, s
         The class against all others.
     balanced : bool
         Whether films are weighed by `cell_weights`; else only the classes are.
-    seed : int
-        Seed of the bootstrap.
 
     Returns
     -------
@@ -95,7 +92,7 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, balanced=True, s
     for source in manifest.source.unique():
         out = (manifest.source == source).to_numpy()
         if 0 < ill[~out].sum() < (~out).sum():
-            rows[source] = _trial(x, ill, out, manifest, balanced, seed)
+            rows[source] = _trial(x, ill, out, manifest, balanced)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")
 
 
@@ -139,7 +136,7 @@ def _numbers(row, positive):
     )
 
 
-def _trial(x, ill, out, manifest, balanced, seed):
+def _trial(x, ill, out, manifest, balanced):
     inside = manifest[~out]
     weights = cell_weights(ill[~out].astype(str), inside.source if balanced else np.full(len(inside), ""))
     threshold = _threshold(x[~out], ill[~out], weights, patient_keys(inside).to_numpy(dtype=str))
@@ -150,7 +147,7 @@ def _trial(x, ill, out, manifest, balanced, seed):
         "n_negative": int((~truth).sum()),
         **_share("sensitivity", called[truth]),
         **_share("specificity", ~called[~truth]),
-        **_auc(truth, scores, patients, seed),
+        **_auc(truth, scores, patients),
     }
 
 
@@ -176,12 +173,8 @@ def _share(name, hits):
     return {name: hits.mean() if len(hits) else np.nan, f"{name}_low": low, f"{name}_high": high}
 
 
-def _auc(truth, scores, patients, seed):
+def _auc(truth, scores, patients):
     if truth.all() or not truth.any():
         return dict.fromkeys(("auc", "auc_low", "auc_high"), np.nan)
-
-    def auc(rows):
-        return roc_auc_score(truth[rows], scores[rows]) if 0 < truth[rows].sum() < len(rows) else np.nan
-
-    low, high = bootstrap_interval(auc, patients, draws=500, seed=seed)
-    return {"auc": roc_auc_score(truth, scores), "auc_low": low, "auc_high": high}
+    area, (low, high) = auc_with_interval(truth, scores, patients)
+    return {"auc": area, "auc_low": low, "auc_high": high}

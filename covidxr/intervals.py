@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 
 def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
@@ -100,3 +101,35 @@ def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def auc_with_interval(ill, score, patients) -> tuple:
+    """Area under the ROC curve, and its interval, films drawn patient by patient.
+
+    Parameters
+    ----------
+    ill : array_like of bool
+        N films, of both kinds.
+    score : array_like of float
+        N scores.
+    patients : array_like of str
+        Their patients.
+
+    Returns
+    -------
+    area : float
+        How often, of an ill film and another, the ill one has the higher score.
+    interval : tuple of float
+
+    Examples
+    --------
+    >>> area, (low, high) = auc_with_interval(np.arange(40) % 2 == 1, np.random.default_rng(0).random(40), np.arange(40))
+    >>> 0 < low < area < high < 1
+    True
+    """
+    ill, score = np.asarray(ill, dtype=bool), np.asarray(score, dtype=float)
+
+    def area(rows):
+        return roc_auc_score(ill[rows], score[rows]) if 0 < ill[rows].sum() < len(rows) else np.nan
+
+    return float(area(np.arange(len(ill)))), bootstrap_interval(area, patients, draws=500)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict, prediction_table
 from covidxr.heat import black_out, blur_out
-from covidxr.intervals import bootstrap_interval
+from covidxr.intervals import auc_with_interval
 from covidxr.probes import FEWEST
 from covidxr.splits import patient_keys
 from covidxr.verdicts import HEAT, LUNGS, NOT_TOLD, PLACE, Probe, accuracy_probe, gained
@@ -98,40 +97,6 @@ def same_place(predictions) -> list:
         name = f"{POSITIVE} against other disease within {source}"
         found.append(Probe(name, PLACE, value, low, high, 0.5, "well above chance", len(rows), verdict))
     return found
-
-
-def auc_with_interval(ill, score, patients) -> tuple:
-    """Area under the ROC curve, and its interval, films drawn patient by patient.
-
-    Parameters
-    ----------
-    ill : array_like of bool
-        N films, of both kinds.
-    score : array_like of float
-        N scores.
-    patients : array_like of str
-        Their patients.
-
-    Returns
-    -------
-    area : float
-        Mann and Whitney's: how often a film that is ill has the higher score of two.
-    interval : tuple of float
-
-    Examples
-    --------
-    >>> area, (low, high) = auc_with_interval(np.arange(40) % 2 == 1, np.random.default_rng(0).random(40), np.arange(40))
-    >>> 0 < low < area < high < 1
-    True
-    """
-    ill, score = np.asarray(ill, dtype=bool), np.asarray(score, dtype=float)
-
-    def area(rows):
-        n = int(ill[rows].sum())
-        others = len(rows) - n
-        return (rankdata(score[rows])[ill[rows]].sum() - n * (n + 1) / 2) / (n * others) if n and others else np.nan
-
-    return float(area(np.arange(len(ill)))), bootstrap_interval(area, patients, draws=500)
 
 
 def heat_probe(heat) -> list:
