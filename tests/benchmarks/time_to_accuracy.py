@@ -1,11 +1,12 @@
 """Image passes until 0.95 validation accuracy on the article's selection of real films: ours against its schedule.
 
-``python tests/benchmarks/bench_time_to_accuracy.py [--seeds 3] [--max-epochs 46] [--only ours]``
+``python tests/benchmarks/time_to_accuracy.py [--seeds 3] [--max-epochs 46] [--only ours]``
 
 Same films, same split (image by image, as the article's), same machine, ImageNet weights, 100 px. The article's schedule:
 a random head, no probe, no warm-up, plateau at 1e-4, batches of 32. Ours: the head fitted on frozen features first, its
 passes counted too, then the default schedule. A pass is one film through the network in training or for features;
-validation is not counted. Medians over the seeds; a run that never gets there counts as infinite.
+validation is not counted. Medians over the seeds; a run that never gets there counts as infinite. It takes hours,
+so it is not one of those that ``make bench`` runs.
 """
 
 from __future__ import annotations
