@@ -69,7 +69,8 @@ def _as_the_article(augmenters, films, rng):
     """One of six ways to lay the film down, and for every second film up to two of the other steps, as in its notebook."""
     films, ways = films.copy(), rng.choice(6, len(films), p=_CHANCES)
     for way in range(1, 6):
-        films[ways == way] = _laid_down(films[ways == way], way)
+        if not isinstance(augmenters[max(0, way - 3)], iaa.Identity):  # this step is left out
+            films[ways == way] = _laid_down(films[ways == way], way)
     counts = rng.integers(3, size=len(films)) * (rng.random(len(films)) < 0.5)
     ranks = rng.random((len(films), len(augmenters) - 3)).argsort(axis=1)
     for augmenter, rank in zip(augmenters[3:], ranks.T, strict=True):
@@ -148,7 +149,8 @@ def build_policy(name="article", flip=False, only=None) -> Policy:
     name : {"article", "anatomical", "none"}
         ``article`` is the article's: a quarter turn or a flip, and for every second film up to two of gamma,
         perspective, scaling and coarse dropout. ``anatomical`` is what can happen to an upright chest film, all of it
-        to every film: small rotations, scaling, shifts, crops, gamma, noise, blur.
+        to every film: small rotations, scaling, shifts, crops, gamma, noise, blur. ``"article without gamma"`` leaves
+        that step's films as they are; all other steps draw as they would with it.
     flip : bool
         Whether to add left-right flips to a policy without them.
     only : sequence of str, optional
@@ -171,15 +173,17 @@ def build_policy(name="article", flip=False, only=None) -> Policy:
         ...
     covidxr.errors.CovidxrError: unknown augmentation policy 'artcle'; available: none, article, anatomical
     """
+    recipe, (name, _, off) = (name, flip, only), name.partition(" without ")
     if name not in POLICIES:
         raise unknown("augmentation policy", name, POLICIES)
     steps = POLICIES[name] + ((_FLIP,) if flip and _FLIP not in POLICIES[name] else ())
     names = [step.name for step in steps]
-    for wanted in only or ():
+    for wanted in [*(only or ()), *([off] if off else [])]:
         if wanted not in names:
             raise unknown(f"step of policy {name!r}", wanted, names)
+    steps = [step._replace(name=f"no {off}", make=iaa.Identity) if step.name == off else step for step in steps]
     apply = _as_the_article if name == "article" and only is None else _every_step
-    return Policy(tuple(step for step in steps if only is None or step.name in only), (name, flip, only), apply)
+    return Policy(tuple(step for step in steps if only is None or step.name in only), recipe, apply)
 
 
 class AugmentedBatches(keras.utils.PyDataset):

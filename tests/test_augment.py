@@ -101,6 +101,16 @@ def test_gamma_and_noise_leave_places_alone_and_flips_do_not(film):
     np.testing.assert_array_equal(flipped[turned], left[turned][:, :, ::-1])
 
 
+@pytest.mark.parametrize(("policy", "step"), STEPS)
+def test_a_step_left_out_changes_nothing_else(policy, step, film):
+    films = np.repeat(film[None], 96, axis=0)
+    whole, without = build_policy(policy), pickle.loads(pickle.dumps(build_policy(f"{policy} without {step}")))
+    assert [each.name for each in without.steps] == [f"no {step}" if s.name == step else s.name for s in whole.steps]
+    changed, less = whole(films, 3), without(films, 3)
+    touched = (changed != less).any(axis=(1, 2))
+    assert touched.any() and (policy == "anatomical" or not touched.all())  # the article's leave many films alone
+
+
 def test_flip_is_added_once_and_only_where_it_lacks():
     def names(*args, **options):
         return [step.name for step in build_policy(*args, **options).steps]
@@ -122,6 +132,7 @@ def test_every_step_says_why():
     [
         ({"name": "artcle"}, "unknown augmentation policy 'artcle'; available: none, article, anatomical"),
         ({"name": "none", "only": ["gamma"]}, "unknown step of policy 'none' 'gamma'; available: "),
+        ({"name": "article without blur"}, "unknown step of policy 'article' 'blur'; available: quarter turns"),
         ({"name": "article", "only": ["blur"]}, "unknown step of policy 'article' 'blur'; available: quarter turns"),
     ],
 )
