@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from covidxr.duplicates import joined
 from covidxr.errors import CovidxrError, unknown
@@ -87,10 +90,73 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     rng = np.random.default_rng(seed)
     groups = kept_together(manifest) if by == "patient" else manifest.image_id
     divided = manifest.assign(split="train")
-    for name, share in (("test", test), ("validation", validation)):
-        free = divided.split == "train"
-        goal = (share * manifest.label.value_counts()).round()
-        divided.loc[free & groups.isin(_draw(groups[free], manifest.label[free], goal, rng)), "split"] = name
+    _take(divided, groups, "test", test, rng)
+    _take(divided, groups, "validation", validation, rng)
+    return _every_class_everywhere(divided, groups)
+
+
+def fold_splits(manifest, folds=3, repeats=1, validation=0.15, seed=0) -> list:
+    """Divide the films for repeated cross-validation: each film is tested once a repeat, patients and twins kept together.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        Manifest rows.
+    folds : int
+        Parts of a repeat, at least 2, with the classes in the same shares; each is the test part once.
+    repeats : int
+        How often the films are shuffled into parts anew.
+    validation : float
+        Share of all films that is taken from the training part for validation.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    list of list of pandas.DataFrame
+        For each repeat and fold the manifest with ``split`` filled.
+
+    Raises
+    ------
+    CovidxrError
+        When a class gets no film in one of the three parts of a fold.
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rows = ({"image_id": f"{c}{i}", "label": c, "patient_id": f"{c}{i // 2}", "source": "s"} for c in "ab" for i in range(20))
+    >>> (first, second), = fold_splits(manifest_rows(rows), folds=2)
+    >>> set(first.image_id[first.split == "test"]) & set(second.image_id[second.split == "test"])
+    set()
+    """
+    groups, films = kept_together(manifest), manifest.label.value_counts()
+    if not 2 <= folds <= films.min():
+        raise CovidxrError(f"class {films.idxmin()!r} has {films.min()} films; give 2 to so many folds, not {folds}")
+    return [_folds(manifest, groups, folds, validation, [seed, repeat]) for repeat in range(repeats)]
+
+
+def _folds(manifest, groups, folds, validation, seed):
+    shuffled = StratifiedGroupKFold(folds, shuffle=True, random_state=np.random.RandomState(seed))
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few patients in a class; what is too few is told below
+        parts = list(shuffled.split(manifest, manifest.label, groups))
+    for number, (_, held_out) in enumerate(parts):
+        divided = manifest.assign(split="train")
+        divided.iloc[held_out, divided.columns.get_loc("split")] = "test"
+        _take(divided, groups, "validation", validation, np.random.default_rng([*seed, number]))
+        found.append(_every_class_everywhere(divided, groups))
+    return found
+
+
+def _take(divided, groups, name, share, rng):
+    """Give a share of each class, drawn from what is free, to one part."""
+    free = divided.split == "train"
+    goal = (share * divided.label.value_counts()).round()
+    divided.loc[free & groups.isin(_draw(groups[free], divided.label[free], goal, rng)), "split"] = name
+
+
+def _every_class_everywhere(divided, groups):
     for label, rows in divided.groupby("label"):
         absent = set(SPLITS) - set(rows.split)
         if absent:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from covidxr.errors import CovidxrError
 from covidxr.sources._rows import manifest_rows
-from covidxr.splits import SPLITS, check_manifest, split_manifest, straddling_patients
+from covidxr.splits import SPLITS, check_manifest, fold_splits, split_manifest, straddling_patients
 
 SHARES = {"test": 0.325, "validation": 0.15}
 
@@ -137,3 +137,36 @@ def test_a_manifest_that_breaks_the_contract_is_a_sentence(spoil, error):
     assert check_manifest(rows) is rows
     with pytest.raises(CovidxrError, match=error):
         check_manifest(spoil(rows))
+
+
+@settings(max_examples=15, deadline=None)
+@given(extra=patients, seed=st.integers(0, 10**6))
+def test_each_film_is_tested_once_a_repeat_and_no_patient_is_on_two_sides(extra, seed):
+    rows = manifest([("s", str(n), labels) for n, labels in enumerate(extra)] + singles(a=9, b=9, c=9))
+    repeats = fold_splits(rows, folds=3, repeats=2, seed=seed)
+    for folds in repeats:
+        tested = pd.concat([fold.image_id[fold.split == "test"] for fold in folds])
+        assert sorted(tested) == rows.image_id.tolist()
+        assert all(straddling_patients(fold) == 0 for fold in folds)
+        assert all((fold.groupby("label").split.nunique() == 3).all() for fold in folds)
+
+
+def test_repeats_differ_and_the_same_seed_does_not():
+    rows = manifest(singles(a=30, b=30))
+    (first, _), (second, _) = fold_splits(rows, folds=2, repeats=2)
+    assert (first.split != second.split).any()
+    pd.testing.assert_frame_equal(fold_splits(rows, folds=2, repeats=2)[1][0], second)
+    assert first.groupby("label").split.value_counts().unstack()["validation"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("folds", "patients", "said"),
+    [
+        (1, singles(a=9, b=9), "class 'a' has 9 films; give 2 to so many folds, not 1"),
+        (5, singles(a=9, b=4), "class 'b' has 4 films; give 2 to so many folds, not 5"),
+        (3, [*singles(a=9), ("s", "one", ["b"] * 9)], "class 'b' has 9 films of 1 patients, too few"),
+    ],
+)
+def test_too_few_films_or_patients_for_the_folds(folds, patients, said):
+    with pytest.raises(CovidxrError, match=said):
+        fold_splits(manifest(patients), folds)
