@@ -1,0 +1,167 @@
+"""One training of a sweep: what it is, the hash by which its results are found again, and how a worker does it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from dask.distributed import get_worker
+
+from covidxr.dataset import load_pixels, read_run
+from covidxr.errors import unknown
+from covidxr.evaluate import predict, prediction_table
+from covidxr.files import read_json, write_csv, write_json
+from covidxr.splits import fold_splits
+
+_ONE_AT_A_TIME = threading.Lock()  # seeds and TensorFlow are the whole process', whatever threads a cluster's worker has
+
+
+class Task(NamedTuple):
+    """One training: where it is in the sweep (``cell, repeat, fold``), its ``settings``, ``splits`` and folders."""
+
+    cell: str
+    repeat: int
+    fold: int
+    settings: dict
+    splits: list
+    run_dir: str
+    folder: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.cell}, repeat {self.repeat}, fold {self.fold}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its results are there."""
+        return read_json(Path(self.folder) / "task.json").get("key") == self.key
+
+
+def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, train=None) -> list[Task]:
+    """List the trainings of a sweep: each cell on each fold, all cells on the same folds.
+
+    Parameters
+    ----------
+    run_dir, cells, folds, repeats, validation, seed, train
+        As for `covidxr.sweep.run_sweep`.
+
+    Returns
+    -------
+    list of Task
+        Each knows the hash of its settings and films, by which its results are found again.
+
+    Raises
+    ------
+    CovidxrError
+        When the run folder holds no films, a class too few of them, or a cell names a class that is not there.
+
+    Examples
+    --------
+    >>> plan_sweep("runs/none", {})
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: runs/none holds no manifest.csv; run notebook 01_dataset_assembly first
+    """
+    run_dir = Path(run_dir).absolute()
+    run = read_run(run_dir)
+    labels = set(run.manifest.label)
+    for name, settings in cells.items():
+        if strange := sorted(set(settings["classes"] or ()) - labels):
+            raise unknown(f"class of {name}:", strange[0], sorted(labels))
+    films = hashlib.sha256(run.pixels.tobytes() + "\n".join(run.manifest.image_id + run.manifest.label).encode()).hexdigest()
+    parts = fold_splits(run.manifest, folds, repeats, validation, seed)
+    return [
+        _task(run_dir, cell, settings, divided.split.tolist(), (repeat, fold), [films, _name_of(train)])
+        for cell, settings in cells.items()
+        for repeat, row in enumerate(parts)
+        for fold, divided in enumerate(row)
+    ]
+
+
+def _task(run_dir, cell, settings, splits, place, given):
+    repeat, fold = place
+    settings = {**settings, "seed": settings["seed"] + 100 * repeat + fold}
+    key = hashlib.sha256(json.dumps([settings, splits, given], default=str).encode()).hexdigest()
+    words = re.sub(r"\W+", "-", cell).strip("-")
+    folder = run_dir / "sweep" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
+    return Task(cell, repeat, fold, settings, splits, str(run_dir), str(folder), key)
+
+
+def _name_of(train):
+    return f"{train.__module__}.{train.__qualname__}" if train else "covidxr.recipe.train_vgg16"
+
+
+def run_task(task, threads=None, train=None) -> None:
+    """Do one training, on whatever process this is, and leave its results in its folder.
+
+    Parameters
+    ----------
+    task : Task
+        From `plan_sweep`.
+    threads : int, optional
+        For TensorFlow; by default those of the Dask worker.
+    train : callable, optional
+        See `covidxr.sweep.run_sweep`.
+
+    Examples
+    --------
+    >>> run_task(plan_sweep("runs/demo", cells)[0], threads=2)  # doctest: +SKIP
+    """
+    from covidxr._tensorflow import keras  # for the worker alone
+    from covidxr.hardware import use_hardware
+    from covidxr.recipe import train_vgg16
+
+    told = io.StringIO()  # the bars and notes of several trainings at once would help nobody
+    with _ONE_AT_A_TIME, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        hardware = use_hardware(threads or get_worker().state.nthreads)
+        films, held_out, classes = _films(task)
+        Path(task.folder).mkdir(parents=True, exist_ok=True)
+        model = (train or train_vgg16)(films, len(classes), task.settings, task.folder)
+        table = prediction_table(held_out, predict(model, films["test"].images), classes)
+        keras.utils.clear_session()
+    place = {"cell": task.cell, "repeat": task.repeat, "fold": task.fold}
+    write_csv(Path(task.folder) / "predictions.csv", table.assign(**place)[[*place, *table.columns]])
+    write_json(Path(task.folder) / "task.json", {**place, "key": task.key, "settings": task.settings, "hardware": hardware})
+
+
+def _films(task):
+    """Films by split, the manifest's rows of the test films, and the classes."""
+    from covidxr.train import films_by_split
+
+    run = read_run(task.run_dir)
+    size, classes = task.settings["image_size"], task.settings["classes"] or list(run.manifest.label.unique())
+    own = size in (None, run.pixels.shape[1])
+    pixels = run.pixels if own else load_pixels(run.manifest, size, cache_of(task.run_dir, size))
+    wanted = run.manifest.label.isin(classes).to_numpy()
+    manifest = run.manifest.assign(split=task.splits)[wanted]
+    return films_by_split(manifest, pixels[wanted], classes), manifest[manifest.split == "test"], classes
+
+
+def cache_of(run_dir, size) -> Path:
+    """Where the films of another size lie in a run folder.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Examples
+    --------
+    >>> cache_of("runs/demo", 48).name
+    'pixels-48.npz'
+    """
+    return Path(run_dir) / f"pixels-{size}.npz"
