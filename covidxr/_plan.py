@@ -16,6 +16,7 @@ from covidxr._profile import NOTEBOOKS
 from covidxr.errors import CovidxrError, unknown
 
 _SHARED = "all"  # the profile's section for every notebook
+_WHEN_ASKED = ("08_what_matters",)  # takes hours: run where the profile has a section for it, or by --only
 _CODE_SUFFIXES = (".py", ".csv", ".json", ".txt", ".yaml")  # what can change a notebook's results; templates cannot
 
 
@@ -35,6 +36,8 @@ class Step:
         The values given to it, of the profile, the command line and the runner.
     key : str
         Hash of all that decides what the notebook does, the notebooks before it included.
+    wanted : bool
+        Whether the profile runs it; otherwise it is run when it is asked for by name.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class Step:
     declared: dict
     parameters: dict = field(default_factory=dict)
     key: str = ""
+    wanted: bool = True
 
     @property
     def stem(self) -> str:
@@ -124,6 +128,7 @@ def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS
     previous = _package_hash()
     for step in steps:
         given = {**profile.get(_SHARED, {}), **profile.get(step.stem, {}), **typed, **injected}
+        step.wanted = step.stem in profile or step.stem not in _WHEN_ASKED
         step.parameters = {name: given[name] for name in sorted(given) if name in step.declared}
         previous = step.key = _digest([step.source, step.parameters, previous])
     return steps
@@ -137,7 +142,7 @@ def choose(steps: list[Step], only: str | None) -> list[Step]:
     steps : list of Step
         All of them.
     only : str or None
-        How the name of the one wanted begins; None for all.
+        How the name of the one wanted begins; None for all that the profile runs.
 
     Returns
     -------
@@ -154,7 +159,7 @@ def choose(steps: list[Step], only: str | None) -> list[Step]:
     >>> [step.stem for step in choose(steps, "02")]
     ['02_b']
     """
-    found = [step for step in steps if only is None or step.stem.startswith(only)]
+    found = [step for step in steps if (step.wanted if only is None else step.stem.startswith(only))]
     if only is not None and len(found) != 1:
         raise unknown("notebook" if not found else "notebook (more than one fits)", only, [s.stem for s in steps])
     return found

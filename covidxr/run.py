@@ -95,7 +95,9 @@ def run_profile(profile, run_dir=None, data_dir=None, only=None, parameters=None
     steps = plan(sections, parameters or {}, injected, notebooks)
     chosen = choose(steps, only)
     with _lock(run_dir):
-        return _run_all(name, steps, chosen, run_dir, forced=only is not None)
+        copies = {path.name for path in run_dir.glob("notebooks/*.ipynb")}
+        listed = [step for step in steps if step.wanted or step in chosen or step.path.name in copies]
+        return _run_all(name, listed, chosen, run_dir, forced=only is not None)
 
 
 def main(arguments=None) -> int:

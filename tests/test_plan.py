@@ -9,7 +9,7 @@ from small_notebooks import make_notebooks, write_notebook
 
 import covidxr._plan
 from covidxr import run
-from covidxr._plan import plan
+from covidxr._plan import choose, plan
 from covidxr._profile import parse_yaml
 from covidxr.errors import CovidxrError
 
@@ -72,6 +72,15 @@ def test_command_line_goes_before_section_goes_before_all(notebooks):
     make, use = plan(profile, {"seed": 3}, {"run_dir": "/r"}, notebooks)
     assert make.parameters == {"seed": 3, "size": 2, "data_dir": "a", "run_dir": "/r"}
     assert use.parameters == {"run_dir": "/r"}
+
+
+def test_the_long_notebook_runs_where_the_profile_has_it_or_by_name(notebooks):
+    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1")
+    without, having = plan({}, {}, {}, notebooks), plan({"08_what_matters": {}}, {}, {}, notebooks)
+    assert [step.stem for step in choose(without, None)] == ["01_make", "02_use"]
+    assert [step.stem for step in choose(without, "08")] == ["08_what_matters"]
+    assert [step.stem for step in choose(having, None)] == ["01_make", "02_use", "08_what_matters"]
+    assert [step.key for step in without] == [step.key for step in having]
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,16 @@ def test_only_runs_one_even_unchanged(go, tmp_path):
     assert go() == ["02_use"]
 
 
+def test_a_notebook_that_is_run_when_asked_stands_in_the_record_only_then(go, notebooks, tmp_path):
+    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1")
+    assert go() == ["01_make", "02_use"]
+    assert status(tmp_path) == ["done", "done"]
+    assert go(only="08") == ["08_what_matters"]
+    assert status(tmp_path) == ["done", "done", "done"]
+    assert go(parameters={"seed": 7}) == ["01_make", "02_use"]
+    assert status(tmp_path) == ["done", "done", "outdated"]
+
+
 def test_hash_of_the_manifest(go, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.csv").write_bytes(b"image_id\n")
