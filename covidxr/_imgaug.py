@@ -10,6 +10,8 @@ import warnings
 
 import numpy as np
 
+import covidxr._opencv  # noqa: F401  (imgaug imports OpenCV too, without a remedy)
+
 if not hasattr(np, "sctypes"):
     np.sctypes = {
         "int": [np.int8, np.int16, np.int32, np.int64],

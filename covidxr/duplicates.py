@@ -10,13 +10,14 @@ hundredths or written on in large letters are not found. Phantoms of different p
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pandas as pd
 from imagehash import phash
 from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
+from covidxr._opencv import cv2
 
 THRESHOLD = 24
 BITS = 256

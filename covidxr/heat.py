@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from covidxr._opencv import cv2
 from covidxr.errors import CovidxrError
 from covidxr.intervals import bootstrap_interval
 

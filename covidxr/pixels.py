@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from covidxr._opencv import cv2
 from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from covidxr._opencv import cv2
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import logistic_regression
 from covidxr.pixels import preprocess

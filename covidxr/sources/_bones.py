@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from covidxr._opencv import cv2
 from covidxr.sources._shapes import ball, edge, rod, tube
 
 # Corners of a shoulder blade, cm from the midline and below the lungs' tips.

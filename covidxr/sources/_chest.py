@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from covidxr._opencv import cv2
 from covidxr.sources._anatomy import SPAN, draw_cage
 from covidxr.sources._bones import draw_bones
 from covidxr.sources._shapes import ball, edge, noise, rod, through, tube

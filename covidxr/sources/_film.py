@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from covidxr._opencv import cv2
 from covidxr.sources._anatomy import SPAN
 
 FIELD = 34.0  # cm that a film covers

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from scipy.interpolate import PchipInterpolator
+
+from covidxr._opencv import cv2
 
 
 def through(at, *knots):

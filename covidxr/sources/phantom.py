@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from covidxr._opencv import cv2
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import atomic_path
 from covidxr.sources._anatomy import draw_body, draw_pose

@@ -1,0 +1,18 @@
+"""OpenCV, with a remedy where it cannot be loaded.
+
+imgaug asks for ``opencv-python``, which needs the graphics library libGL. Where pip installs this package without
+``requirements.lock``, that build takes the headless one's place, and fails on machines without a screen.
+"""
+
+from __future__ import annotations
+
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError(
+        f"OpenCV cannot be loaded ({error}). Most often that is opencv-python on a machine without libGL; "
+        "pip uninstall -y opencv-python opencv-python-headless && pip install 'opencv-python-headless<5' puts the "
+        "build without graphics in its place."
+    ) from error
+
+__all__ = ["cv2"]
