@@ -30,6 +30,8 @@ _NAMES = {
     "audit": ("shortcut_audit",),
     "external": ("evaluate_external", "read_external"),
     "compare": ("compare_runs",),
+    "ablation": ("cell_settings", "summarise"),
+    "sweep": ("run_sweep",),
     "run": ("run_profile",),
     "errors": ("CovidxrError",),
     "sources.phantom": ("make_phantom",),

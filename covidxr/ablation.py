@@ -155,7 +155,7 @@ def summarise(predictions, draws=1000) -> pd.DataFrame:
         paired = _per_film(shared[shared.cell == cell])
         rows[cell] |= _difference(paired, _per_film(shared[shared.cell == first]), margin, draws)
     summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
-    summary.loc[first, "verdict"] = ""
+    summary.loc[first, ["difference_low", "difference_high", "verdict"]] = 0.0, 0.0, ""
     return summary
 
 

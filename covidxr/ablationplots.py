@@ -53,5 +53,5 @@ def _reach(ends):
 
 def _entries(*axes):
     pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    names = dict((label, handle) for handle, label in pairs)
+    names = {label: handle for handle, label in pairs}
     return list(names.values()), list(names)

@@ -69,7 +69,7 @@ def test_the_wheel_holds_what_a_run_reads(wheel):
     ]
     notebooks = [path for pattern in ("*.ipynb", "profiles/*.yaml") for path in (ROOT / "notebooks").glob(pattern)]
     wanted += ["covidxr/_notebooks/" + path.relative_to(ROOT / "notebooks").as_posix() for path in notebooks]
-    assert len(notebooks) == 10 and set(wanted) <= names
+    assert len(notebooks) == 12 and set(wanted) <= names
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
 
 

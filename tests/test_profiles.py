@@ -43,6 +43,7 @@ def planted(tmp_path_factory):
     for n in range(30):
         save(root / "chest_xray" / "train" / "NORMAL" / f"IM-{n // 2:04d}-{n:04d}.jpeg", 100 + n)
         save(root / "chest_xray" / "train" / "PNEUMONIA" / f"person{n // 3}_bacteria_{n}.jpeg", 200 + n)
+        save(root / "chest_xray" / "train" / "PNEUMONIA" / f"person{100 + n // 3}_virus_{n}.jpeg", 500 + n)
         again = 100 + n if n < 10 else 300 + n  # ten films of the Kaggle set, once more
         save(root / "darkcovidnet" / "X-Ray Image DataSet" / "No_findings" / f"{n // 2:08d}_{n:03d}.png", again)
         save(root / "darkcovidnet" / "X-Ray Image DataSet" / "Pneumonia" / f"{n:08d}_000.png", 400 + n)

@@ -78,7 +78,7 @@ def cook(place, monkeypatch):
 
 
 def test_they_are_numbered_and_of_under_fifteen_lines():
-    assert list(RECIPES) == [*(str(number) for number in range(1, 10)), "README"]
+    assert list(RECIPES) == [*(str(number) for number in range(1, 11)), "README"]
     assert all(len([line for line in code.splitlines() if line.strip()]) < 15 for code in RECIPES.values())
 
 
@@ -140,3 +140,9 @@ def test_a_runs_predictions(cook, capsys):
     left = cook("9")
     assert re.match(r"phantom: [01]\.\d\d \([01]\.\d\d to [01]\.\d\d\) of \d+ films", capsys.readouterr().out)
     assert not left["test"].empty
+
+
+def test_a_sweep_on_a_cluster(cook, place):
+    left = cook("10")
+    assert left["summary"].index.tolist() == ["reference", "all blocks"] and (left["summary"].n == 48).all()
+    assert len(list((place / "runs" / "demo" / "sweep").glob("*/*/task.json"))) == 4

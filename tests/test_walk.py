@@ -154,6 +154,25 @@ def test_a_failed_notebook_leaves_the_run_usable(finished, tmp_path, number, par
     assert (run_dir / "model.keras").exists()
 
 
+def test_an_ablation_on_top_of_a_run(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    cells = {"reference": {}, "one-cycle": {"schedule": "one-cycle"}}
+    done = walk(run_dir, "demo", "--only", "08", **SMALL, cells=cells, folds=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["ablation"]
+    assert set(found["cells"]) == set(cells) and found["cells"]["one-cycle"]["n"] == 48
+    assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["cells"]["one-cycle"])
+    assert len(list((run_dir / "sweep").glob("*/*/model.keras"))) == 4
+    assert "08_what_matters.png" in (run_dir / "index.html").read_text(encoding="utf-8")
+    said = [o for cell in nbformat.read(run_dir / "notebooks" / "08_what_matters.ipynb", 4).cells for o in cell.get("outputs", [])]
+    assert not any(o.output_type == "stream" and o.name == "stderr" for o in said)
+    assert "cannot be told apart" in str(said) or "it differs" in str(said)
+    before = [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")]
+    assert walk(run_dir, "demo", "--only", "08", **SMALL, cells=cells, folds=2).returncode == 0
+    assert [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")] == before
+
+
 @pytest.mark.realdata
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_the_article_walks_on_real_radiographs(tmp_path):
