@@ -29,7 +29,7 @@ def headlines(metrics: dict) -> list[dict]:
     """
     parts = [
         ("In the same collections", _inside(metrics), "04"),
-        ("In other hospitals", _outside(metrics.get("external") or {}), "07"),
+        ("In other hospitals", _outside(metrics.get("external") or _left_out(metrics)), "07"),
         ("Without the lungs", _blind(metrics.get("audit") or {}), "06"),
     ]
     return [
@@ -65,6 +65,18 @@ def _outside(external):
     lowest = " (the lowest here)" if others else ""
     row = measure(f"{key}{lowest}, {name}, {values.get('n', '?')} films", values[key], interval)
     return row, [(f"{key}, {name}", number(values[key])) for _, key, name, values in others]
+
+
+def _left_out(metrics):
+    """Where no set is external: what notebook 06's reader makes of each source when it is left out."""
+    return {
+        f"{source}, left out": {
+            "n": int(row["n_positive"] + row["n_negative"]),
+            **{key: row[key] for key in ("sensitivity", "specificity")},
+            **{f"{key}_interval": [row[f"{key}_low"], row[f"{key}_high"]] for key in ("sensitivity", "specificity")},
+        }
+        for source, row in (metrics.get("left_out") or {}).items()
+    }
 
 
 def _blind(audit):

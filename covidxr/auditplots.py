@@ -1,12 +1,14 @@
-"""Figures of sureness: how often what a network says is so, and how right it is where it is surest."""
+"""Figures of sureness and of scores: how often what is said is so, how right where it is surest, ROC curves with bands."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.metrics import roc_curve
 
 from covidxr.calibration import selective_accuracy
 from covidxr.evaluate import reliability
+from covidxr.intervals import auc_with_interval, drawn_patients
 from covidxr.plots import MUTED
 
 FEWEST_IN_BIN = 5
@@ -73,6 +75,50 @@ def selective_curves(groups, ax=None):
         ax.plot(curve.coverage, curve.accuracy, linewidth=1.4, label=f"{name} (all: {curve.accuracy.iloc[-1]:.2f})")
     ax.set(xlabel="share of films answered, the surest first", ylabel="accuracy on them", xlim=(0, 1.02), ylim=(-0.02, 1.05))
     return _finished(ax)
+
+
+def roc_curves(groups, ax=None, draws=200):
+    """ROC curves with bands that hold 95 % of the curves of drawn patients, point by point, and areas with their intervals.
+
+    Parameters
+    ----------
+    groups : dict
+        Name to (whether it was so, score, patient), N of each, with both kinds.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+    draws : int
+        Bootstrap samples for the bands.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = roc_curves({"a reader": ([True, True, False, False], [0.9, 0.4, 0.6, 0.1], list("abcd"))})
+    >>> ax.get_legend_handles_labels()[1][1][:15]
+    'a reader (0.75,'
+    """
+    ax = ax or plt.figure(figsize=(5, 4.4)).subplots()
+    ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="chance (0.50)")
+    for number, (name, (so, score, patients)) in enumerate(groups.items()):
+        so, score = np.asarray(so, dtype=bool), np.asarray(score, dtype=float)
+        area, (low, high) = auc_with_interval(so, score, patients)
+        false, true, _ = roc_curve(so, score)
+        ax.plot(false, true, color=f"C{number}", label=f"{name} ({area:.2f}, {low:.2f} to {high:.2f})")
+        ax.fill_between(_GRID, *_band(so, score, patients, draws), color=f"C{number}", alpha=0.15, linewidth=0)
+    ax.set(xlabel="share of the others called so (1 - specificity)", ylabel="share found (sensitivity)")
+    return _finished(ax)
+
+
+_GRID = np.linspace(0, 1, 51)
+
+
+def _band(so, score, patients, draws):
+    """Lowest and highest sensitivity at each point of the grid, for the middle 95 % of draws."""
+    drawn = [rows for rows in drawn_patients(patients, draws) if 0 < so[rows].sum() < len(rows)]
+    curves = [np.interp(_GRID, *roc_curve(so[rows], score[rows])[:2]) for rows in drawn]
+    return np.quantile(curves, [0.025, 0.975], axis=0)
 
 
 def _finished(ax):

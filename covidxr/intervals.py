@@ -62,6 +62,35 @@ def accuracy_with_interval(correct) -> dict:
     return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": list(interval)}
 
 
+def drawn_patients(groups, draws=1000, seed=0):
+    """Draw patients with replacement, all their films with them.
+
+    Parameters
+    ----------
+    groups : array_like
+        For each film the patient.
+    draws : int
+        Bootstrap samples.
+    seed : int
+        Seed of the draws.
+
+    Yields
+    ------
+    numpy.ndarray
+        Row numbers.
+
+    Examples
+    --------
+    >>> rows = next(drawn_patients(["a", "b", "a"]))
+    >>> bool((rows == 0).sum() == (rows == 2).sum())
+    True
+    """
+    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    for pick in np.random.default_rng(seed).integers(len(members), size=(draws, len(members))):
+        yield np.concatenate([members[i] for i in pick])
+
+
 def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -> tuple[float, float]:
     """Percentile interval of a statistic, films drawn patient by patient.
 
@@ -93,11 +122,7 @@ def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -
     >>> bool(low < 49.5 < high), bool(high - low < 15)
     (True, True)
     """
-    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(members), size=(draws, len(members)))
-    values = np.array([statistic(np.concatenate([members[i] for i in pick])) for pick in picks], dtype=float)
+    values = np.array([statistic(rows) for rows in drawn_patients(groups, draws, seed)], dtype=float)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1 - tail])
     return float(low), float(high)

@@ -215,7 +215,8 @@ def fit_stages(model, stages, build, films_at, n_classes, run_dir, **options) ->
             history = fit(*task, run_dir, **chosen)
         histories.append(history.assign(stage=f"{number}: {size} px") if len(stages) > 1 else history)
         collapsed += [{"stage": number, **lost} for lost in history.attrs["collapsed"]]
-    history = pd.concat(histories, ignore_index=True).assign(epoch=lambda rows: np.arange(1, len(rows) + 1))
+    history = pd.concat(histories, ignore_index=True)
+    history["epoch"] = (history.epoch > 0).cumsum()  # counted on from stage to stage; 0 is a model as it was
     history.attrs["collapsed"] = collapsed
     write_csv(run_dir / "history.csv", history)
     shutil.rmtree(run_dir / "stages", ignore_errors=True)

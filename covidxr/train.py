@@ -12,6 +12,7 @@ import pandas as pd
 
 from covidxr import resume
 from covidxr._tensorflow import keras, tf
+from covidxr.augment import PlainBatches
 from covidxr.collapse import redraw_head
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
@@ -165,7 +166,7 @@ def fit(
     run_dir : str or pathlib.Path
         The run folder.
     epochs : int
-        At most so many passes over the training films.
+        At most so many passes over the training films. With 0 the model is left as it is, and only measured.
     learning_rate : float
         Adam's at its highest.
     policy : str
@@ -200,6 +201,10 @@ def fit(
     >>> history.epoch.tolist(), history.stage.tolist()
     ([1, 2], ['9 px', '9 px'])
     """
+    if not epochs:
+        history = _as_it_is(model, train, validation, n_classes, seed)
+        _leave(run_dir, Path(run_dir) / "training", model, history)
+        return history
     plan = Plan(schedule, learning_rate, -(-len(train.images) // batch_size), epochs, warmup_epochs, patience)
     folder = Path(run_dir) / "training"
     settings = {**plan._asdict(), "policy": policy, "batch_size": batch_size, "n_classes": n_classes, "seed": seed}
@@ -224,6 +229,18 @@ def fit(
     history = pd.DataFrame(progress.rows).assign(stage=f"{train.images.shape[1]} px", seed=progress.seed)
     history.attrs["collapsed"] = progress.collapsed
     _leave(run_dir, folder, model, history)
+    return history
+
+
+def _as_it_is(model, train, validation, n_classes, seed):
+    """A history of no epoch: what the model makes of the films before any training."""
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    row = {"epoch": 0, "learning_rate": 0.0, "stage": f"{train.images.shape[1]} px", "seed": seed}
+    for prefix, films in (("", train), ("val_", validation)):
+        measured = model.evaluate(PlainBatches(*films, n_classes), verbose=0, return_dict=True)
+        row |= {f"{prefix}{name}": value for name, value in measured.items()}
+    history = pd.DataFrame([row])
+    history.attrs["collapsed"] = []
     return history
 
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from covidxr.auditplots import reliability_curves, selective_curves
+from covidxr.auditplots import reliability_curves, roc_curves, selective_curves
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,22 @@ def test_a_curve_starts_at_the_tenth_film_and_ends_at_all():
     x, y = ax.lines[0].get_data()
     assert (x[0], y[0], x[-1], y[-1]) == (0.1, 1.0, 1.0, 0.6) and len(ax.lines[1].get_xdata()) == 1
     assert [text.get_text() for text in ax.get_legend().texts] == ["a (all: 0.60)", "tiny (all: 1.00)"]
+
+
+def test_roc_bands_hold_the_curve_and_narrow_with_more_patients():
+    rng, widths = np.random.default_rng(0), {}
+    for n in (60, 1200):
+        so = np.arange(n) % 2 == 1
+        ax = roc_curves({"reader": (so, so + rng.normal(0, 1, n), np.arange(n).astype(str))})
+        curve, band = ax.lines[1].get_xydata(), ax.collections[0].get_paths()[0].vertices
+        low, high = (pick(band[np.isclose(band[:, 0], 0.4), 1]) for pick in (np.min, np.max))
+        assert low <= np.interp(0.4, curve[:, 0], curve[:, 1]) <= high
+        widths[n] = high - low
+    assert widths[1200] < widths[60] / 2
+
+
+def test_roc_of_noise_is_said_to_be_chance():
+    so = np.arange(400) % 2 == 1
+    ax = roc_curves({"noise": (so, np.random.default_rng(1).random(400), np.arange(400).astype(str))})
+    low, high = (float(part) for part in ax.get_legend_handles_labels()[1][1].split(", ")[1][:-1].split(" to "))
+    assert low < 0.5 < high

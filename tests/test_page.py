@@ -149,6 +149,13 @@ def test_headlines_name_the_notebook_of_what_is_missing(tmp_path):
     assert "0.954" in inside and "Notebook 07 measures it." in outside and "Notebook 06 measures it." in blind
 
 
+def test_without_external_sets_the_worst_source_left_out_stands_in(tmp_path):
+    row = {"n_positive": 0, "n_negative": 40, "sensitivity": None, "sensitivity_low": None, "sensitivity_high": None}
+    row |= {"specificity": 0.123, "specificity_low": 0.05, "specificity_high": 0.25}
+    outside = headlines_of(page_of(tmp_path, {"test": METRICS["test"], "left_out": {"elsewhere": row}}))[1]
+    assert "specificity, elsewhere, left out, 40 films" in outside and "0.123" in outside
+
+
 def test_links_the_papers_that_exist(tmp_path):
     assert "MODEL_CARD.md" not in page_of(tmp_path, METRICS)
     (tmp_path / "MODEL_CARD.md").touch()
