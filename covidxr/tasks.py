@@ -70,7 +70,6 @@ def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, trai
         ...
     covidxr.errors.CovidxrError: runs/none holds no manifest.csv; run notebook 01_dataset_assembly first
     """
-    run_dir = Path(run_dir).absolute()
     run = read_run(run_dir)
     labels = set(run.manifest.label)
     for name, settings in cells.items():
@@ -79,7 +78,7 @@ def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, trai
     films = hashlib.sha256(run.pixels.tobytes() + "\n".join(run.manifest.image_id + run.manifest.label).encode()).hexdigest()
     parts = fold_splits(run.manifest, folds, repeats, validation, seed)
     return [
-        _task(run_dir, cell, settings, divided.split.tolist(), (repeat, fold), [films, _name_of(train)])
+        _task(Path(run_dir).absolute(), cell, settings, divided.split.tolist(), (repeat, fold), [films, _name_of(train)])
         for cell, settings in cells.items()
         for repeat, row in enumerate(parts)
         for fold, divided in enumerate(row)
