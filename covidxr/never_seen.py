@@ -162,6 +162,8 @@ def score_sentences(curves) -> list:
     >>> score_sentences({"reader": rows})
     ['reader: 1.00 (0.21 to 1.00) of 1 ill films found, 0.00 (0.00 to 0.79) of 1 others falsely called ill; area 1.00 (1.00 to 1.00), chance 0.50.']
     """
+    if not curves:
+        return ["No sources were left out together."]
     return [_sentence(name, found) for name, found in score_summary(curves).items()]
 
 

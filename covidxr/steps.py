@@ -115,6 +115,8 @@ def step_sentences(table) -> list:
     >>> step_sentences(pd.DataFrame(numbers, index=["all of it", "balanced"]))[1]
     'balanced: 0.70 told right where the reader has not been, +0.20 (+0.10 to +0.30) against all of it: a gain.'
     """
+    if table.empty:
+        return ["There are no steps to compare: no source can be left out."]
     return [f"{step}: {row.carried:.2f} told right where the reader has not been{_change(row)}." for step, row in table.iterrows()]
 
 

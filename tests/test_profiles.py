@@ -47,6 +47,12 @@ def planted(tmp_path_factory):
         again = 100 + n if n < 10 else 300 + n  # ten films of the Kaggle set, once more
         save(root / "darkcovidnet" / "X-Ray Image DataSet" / "No_findings" / f"{n // 2:08d}_{n:03d}.png", again)
         save(root / "darkcovidnet" / "X-Ray Image DataSet" / "Pneumonia" / f"{n:08d}_000.png", 400 + n)
+    rows = ["patientid,sex,age,finding,view"]
+    for n in range(20):
+        name = f"COVID-{n // 2:05d}{'ab'[n % 2]}"
+        save(root / "figure1" / "images" / f"{name}.jpg", 600 + n)
+        rows.append(f"{name},M,50,COVID-19,AP")
+    (root / "figure1" / "metadata.csv").write_text("\n".join(rows))
     for n in range(27):
         save(root / "darkcovidnet" / "X-Ray Image DataSet" / "Covid-19" / f"{n:02d}.jpeg", n, 60)
     return root
