@@ -168,15 +168,31 @@ def browse_answers(pixels, predictions):
     """
 
     def show(answer, label, source, page):
-        wanted = predictions.reset_index(drop=True)[lambda table: table.correct == (answer == "right")]
-        for column, value in (("label", label), ("source", source)):
-            wanted = wanted if value == ALL else wanted[wanted[column] == value]
-        wanted = wanted.sort_values("confidence", ascending=False)[AT_ONCE * page : AT_ONCE * (page + 1)]
-        titles = [f"{row.label}\n→ {row.predicted} {row.confidence:.2f}" for row in wanted.itertuples()]
-        return film_grid(pixels[wanted.index], titles) if titles else print("No such film on this page.")
+        found = _answers(predictions, answer, label, source)
+        shown = found[AT_ONCE * (page - 1) : AT_ONCE * page]
+        titles = [f"{row.label}\n→ {row.predicted} {row.confidence:.2f}" for row in shown.itertuples()]
+        return film_grid(pixels[shown.index], titles) if titles else print("There is no such film.")
 
     if not is_live():
-        return show("wrong", ALL, ALL, 0)
-    menus = {name: [ALL, *predictions[name].unique()] for name in ("label", "source")}
-    page = ipywidgets.IntSlider(min=0, max=(len(predictions) - 1) // AT_ONCE, continuous_update=False)
-    return ipywidgets.interactive(show, answer=["wrong", "right"], **menus, page=page)
+        return show("wrong", ALL, ALL, 1)
+    choices = {"answer": ["wrong", "right"]}
+    choices |= {name: [ALL, *predictions[name].unique()] for name in ("label", "source")}
+    menus = {name: ipywidgets.Dropdown(options=options, description=name) for name, options in choices.items()}
+    page = ipywidgets.IntSlider(value=1, min=1, max=1, continuous_update=False)
+
+    def to_first_page(_=None):
+        found = _answers(predictions, **{name: menu.value for name, menu in menus.items()})
+        page.value, page.max = 1, max(1, -(-len(found) // AT_ONCE))
+
+    to_first_page()
+    for menu in menus.values():  # before the picture hears of it, so that no page is asked for that no longer exists
+        menu.observe(to_first_page, "value")
+    return ipywidgets.interactive(show, **menus, page=page)
+
+
+def _answers(predictions, answer, label, source):
+    """Give the rows of these answers, numbered as in the table, the surest first."""
+    wanted = predictions.reset_index(drop=True)[lambda table: table.correct == (answer == "right")]
+    for column, value in (("label", label), ("source", source)):
+        wanted = wanted if value == ALL else wanted[wanted[column] == value]
+    return wanted.sort_values("confidence", ascending=False)
