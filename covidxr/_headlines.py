@@ -80,18 +80,24 @@ def _left_out(metrics):
 
 
 def _blind(audit):
-    """The best of the readers that are shown no lungs; then the verdicts."""
+    """Of the readers that are shown no lungs the one furthest beyond chance; then the verdicts."""
     readers = {name: probe for name, probe in audit.items() if name.startswith(_BLIND)} or audit
     readers = {name: probe for name, probe in readers.items() if is_number(probe.get("value"))}
     if not readers:
         return None, []
-    best, probe = max(readers.items(), key=lambda item: item[1]["value"])
+    best, probe = max(readers.items(), key=lambda item: _beyond_chance(item[1]))
     row = measure(f"{best}: {probe.get('verdict', '')}", probe["value"], probe.get("interval"), probe.get("chance"))
     found = [name for name, probe in audit.items() if probe.get("shortcut")]
     if not any("shortcut" in probe for probe in audit.values()):
         return row, _by_verdict(audit)
     told = (f"{len(found)} of {len(audit)} probes", "found something other than disease" + (":" if found else ""))
     return row, [told, *_by_verdict({name: audit[name] for name in found})]
+
+
+def _beyond_chance(probe):
+    """How far a probe comes from chance to perfect; what is 0.8 by chance is not much with 0.8."""
+    chance = probe.get("chance") or 0
+    return (probe["value"] - chance) / (1 - chance) if chance < 1 else 0
 
 
 def _by_verdict(probes):

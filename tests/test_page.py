@@ -144,6 +144,15 @@ def test_the_audits_headline_counts_what_it_found_and_names_it(tmp_path):
     assert "tells the class class from the outer frame, class from the corners" in blind
 
 
+def test_the_audits_headline_is_what_is_furthest_beyond_chance(tmp_path):
+    audit = {
+        "class from the sex alone": {"value": 0.80, "chance": 0.80, "verdict": "not told from chance"},
+        "class from 8×8 pixels": {"value": 0.67, "chance": 0.33, "verdict": "a hint of the class"},
+    }
+    blind = headlines_of(page_of(tmp_path, {"audit": audit}))[2]
+    assert "0.670" in blind and "class from 8×8 pixels: a hint of the class" in blind
+
+
 def test_headlines_name_the_notebook_of_what_is_missing(tmp_path):
     inside, outside, blind = headlines_of(page_of(tmp_path, {"test": METRICS["test"]}))
     assert "0.954" in inside and "Notebook 07 measures it." in outside and "Notebook 06 measures it." in blind
