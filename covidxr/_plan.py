@@ -17,6 +17,12 @@ from covidxr.errors import CovidxrError, unknown
 
 _SHARED = "all"  # the profile's section for every notebook
 _WHEN_ASKED = ("08_what_matters",)  # takes hours: run where the profile has a section for it, or by --only
+_KINDS = {
+    bool: "true or false",
+    (int, float): "a number",
+    list: "a list, such as '[a, b]'",
+    dict: "pairs, such as '{a: b}'",
+}
 _CODE_SUFFIXES = (".py", ".csv", ".json", ".txt", ".yaml")  # what can change a notebook's results; templates cannot
 
 
@@ -114,7 +120,7 @@ def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS
     Raises
     ------
     CovidxrError
-        When a section or a parameter does not exist.
+        When a section or a parameter does not exist, or a value is not of its kind.
 
     Examples
     --------
@@ -130,6 +136,7 @@ def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS
         given = {**profile.get(_SHARED, {}), **profile.get(step.stem, {}), **typed, **injected}
         step.wanted = step.stem in profile or step.stem not in _WHEN_ASKED
         step.parameters = {name: given[name] for name in sorted(given) if name in step.declared}
+        _check_kinds(step)
         previous = step.key = _digest([step.source, step.parameters, previous])
     return steps
 
@@ -210,6 +217,14 @@ def _check_declared(where, parameters, declared):
             close = difflib.get_close_matches(str(name), declared)
             hint = f"; did you mean {' or '.join(close)}?" if close else ";"
             raise CovidxrError(f"{where}: unknown parameter {name!r}{hint} declared: {', '.join(sorted(declared))}")
+
+
+def _check_kinds(step):
+    """A text where a list belongs would be taken for a list of letters, hours later in the last notebook."""
+    for name, value in step.parameters.items():
+        kind = next((kind for kind in _KINDS if isinstance(step.declared[name], kind)), object)
+        if value is not None and not isinstance(value, kind):
+            raise CovidxrError(f"{step.stem}: {name} takes {_KINDS[kind]}, not {value!r}")
 
 
 def _package_hash():

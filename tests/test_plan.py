@@ -54,6 +54,25 @@ def test_mistakes_are_told_before_anything_runs(notebooks, tmp_path, profile, op
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("number: many", "number takes a number, not 'many'"),
+        ("names: phantom", "names takes a list, such as '[a, b]', not 'phantom'"),
+        ("renamed: [a]", "renamed takes pairs, such as '{a: b}', not ['a']"),
+        ("switch: perhaps", "switch takes true or false, not 'perhaps'"),
+    ],
+)
+def test_a_value_is_of_its_kind(tmp_path, value, said):
+    declared = "number = 3\nnames = ['a']\nrenamed = {}\nswitch = False\nfree = None\ntext = 'a'"
+    write_notebook(tmp_path / "01_look.ipynb", declared, "1")
+    fine = {"number": 0.5, "names": [], "renamed": {"a": 1}, "switch": True, "free": [1], "text": 3}
+    assert plan({}, fine, {}, tmp_path)[0].parameters == fine
+    assert plan({}, dict.fromkeys(fine), {}, tmp_path)[0].parameters == dict.fromkeys(fine)
+    with pytest.raises(CovidxrError, match=re.escape(f"01_look: {said}")):
+        plan({}, parse_yaml(value, "-p"), {}, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("parameters", "tags", "said"),
     [
         ("a = 1", (), "02_use.ipynb: exactly one cell must be tagged 'parameters', found 0"),

@@ -47,7 +47,9 @@ def patients(rows):
 @pytest.mark.parametrize("source", ["covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1"])
 def test_a_missing_folder_says_where_to_get_the_data(source, tmp_path):
     for place in (tmp_path, tmp_path / "none", None):
-        with pytest.raises(CovidxrError, match=r"get the data from https://\S+ and name its folder with DATA_DIR"):
+        with pytest.raises(
+            CovidxrError, match=r"covidxr.data, or get the data from https://\S+ and name its folder with DATA_DIR"
+        ):
             SOURCES[source](place)
 
 

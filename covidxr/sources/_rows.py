@@ -97,7 +97,7 @@ def find_folder(data_dir, name: str, must_hold: str, where: str) -> Path:
     >>> find_folder("nowhere", "chest_xray", "train", "the web")
     Traceback (most recent call last):
         ...
-    covidxr.errors.CovidxrError: no chest_xray/train in data folder 'nowhere'; get the data from the web and name its folder with DATA_DIR=… or --data-dir
+    covidxr.errors.CovidxrError: no chest_xray/train in data folder 'nowhere'; fetch it with python -m covidxr.data, or get the data from the web and name its folder with DATA_DIR=… or --data-dir
     """
     if data_dir is not None:
         for folder in (Path(data_dir) / name, Path(data_dir)):
@@ -105,7 +105,8 @@ def find_folder(data_dir, name: str, must_hold: str, where: str) -> Path:
                 return folder
     place = f"in data folder {str(data_dir)!r}" if data_dir is not None else "known, since no data folder was named"
     raise CovidxrError(
-        f"no {name}/{must_hold} {place}; get the data from {where} and name its folder with DATA_DIR=… or --data-dir"
+        f"no {name}/{must_hold} {place}; fetch it with python -m covidxr.data, or get the data from {where} and name "
+        "its folder with DATA_DIR=… or --data-dir"
     )
 
 
