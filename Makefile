@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
       $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
 
-.PHONY: help setup data run-all compare test lint notebook docs bench lock clean
+.PHONY: help setup data run-all compare test test-live lint notebook docs bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,6 +41,9 @@ lint: $(STAMP)  ## style of code and notebooks
 
 test: lint  ## lint, unit and notebook tests, and a small run of all notebooks
 	@MPLBACKEND=agg $(BIN)/pytest --doctest-modules
+
+test-live: $(STAMP)  ## notebook 02 in Jupyter Lab, driven by Chromium; wants a machine that is not busy
+	@$(BIN)/pytest tests/live.py
 
 notebook: $(STAMP)  ## open the notebooks in Jupyter Lab
 	@$(BIN)/jupyter lab notebooks
