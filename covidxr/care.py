@@ -6,6 +6,7 @@ import numpy as np
 
 from covidxr.augment import AugmentedBatches, build_policy
 from covidxr.early import early_of
+from covidxr.leave_out import PLAIN
 from covidxr.lungs import FEWEST_PATIENTS, crop, find_lungs
 from covidxr.model import build_vgg16
 from covidxr.probe import augmented_features, features
@@ -14,7 +15,6 @@ from covidxr.steps import Step
 from covidxr.weights import load_weights
 
 COPIES = 2
-PLAIN = {"balanced": False, "intercepts": False}
 
 
 def care_steps(manifest, pixels, lungs=None, weights="auto", policy="anatomical", seed=0) -> dict:

@@ -17,7 +17,7 @@ GRID = 4  # rows and columns that the last map is averaged to: what is seen, and
 def build_early(image_size=192, n_classes=3, seed=0) -> keras.Model:
     """Build VGG16 up to its third pooling, averaged to a grid of 4×4, with a softmax upon it.
 
-    The later blocks know what ImageNet's objects look like, and tell hospitals apart with it; the early ones see texture.
+    The early blocks see texture, the later ones what ImageNet's objects are made of; notebook 06 compares the two.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from covidxr.calibration import calibration_error, choose_threshold, fit_tempera
 from covidxr.dataset import read_source
 from covidxr.decode import DecodeError
 from covidxr.errors import CovidxrError
-from covidxr.intervals import auc_with_interval, bootstrap_interval, wilson_interval
+from covidxr.intervals import bootstrap_interval, called_right, discrimination
 from covidxr.network_probes import POSITIVE, probabilities_table
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES
@@ -191,15 +191,14 @@ def evaluate_external(model, external, classes, settings=None) -> tuple[dict, pd
     called = table.groupby(["label", "predicted"]).size().unstack(fill_value=0).reindex(columns=classes, fill_value=0)
     metrics = {
         "n": len(table),
-        **_right(ill, (table.predicted == POSITIVE).to_numpy()),
-        **_auc(ill, score, patients),
+        **discrimination(ill, (table.predicted == POSITIVE).to_numpy(), score, patients),
         **_calibration(score, ill, patients),
         "called": called.to_dict("index"),
     }
     if settings:
         probabilities = table[[f"p_{label}" for label in classes]].to_numpy()
         tempered = with_temperature(probabilities, settings.temperature)[:, list(classes).index(POSITIVE)]
-        at = {"threshold": settings.threshold, "rule": settings.rule, **_right(ill, score >= settings.threshold)}
+        at = {"threshold": settings.threshold, "rule": settings.rule, **called_right(ill, score >= settings.threshold)}
         metrics["at_threshold"] = at
         metrics["tempered"] = {"temperature": settings.temperature, **_calibration(tempered, ill, patients)}
     return metrics, table
@@ -208,23 +207,6 @@ def evaluate_external(model, external, classes, settings=None) -> tuple[dict, pd
 def _check_positive(classes):
     if POSITIVE not in classes:
         raise CovidxrError(f"the network has no class {POSITIVE}; its classes are {', '.join(classes)}")
-
-
-def _right(ill, called_ill):
-    return {**_share("sensitivity", called_ill[ill]), **_share("specificity", ~called_ill[~ill])}
-
-
-def _share(name, hits):
-    if not len(hits):
-        return {name: None, f"{name}_interval": None}
-    return {name: float(hits.mean()), f"{name}_interval": list(wilson_interval(hits.sum(), len(hits)))}
-
-
-def _auc(ill, score, patients):
-    if ill.all() or not ill.any():
-        return {"auc": None, "auc_interval": None}
-    area, interval = auc_with_interval(ill, score, patients)
-    return {"auc": area, "auc_interval": list(interval)}
 
 
 def _calibration(score, ill, patients):

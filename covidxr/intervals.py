@@ -158,3 +158,60 @@ def auc_with_interval(ill, score, patients) -> tuple:
         return roc_auc_score(ill[rows], score[rows]) if 0 < ill[rows].sum() < len(rows) else np.nan
 
     return float(area(np.arange(len(ill)))), bootstrap_interval(area, patients, draws=500)
+
+
+def called_right(ill, called) -> dict:
+    """Sensitivity and specificity with Wilson's intervals.
+
+    Parameters
+    ----------
+    ill, called : array_like of bool
+        N films: which are ill, and which were called so.
+
+    Returns
+    -------
+    dict
+        ``sensitivity`` and ``specificity``, each with ``…_interval``; None where there are no such films.
+
+    Examples
+    --------
+    >>> found = called_right([True, True], [True, False])
+    >>> found["sensitivity"], found["specificity"]
+    (0.5, None)
+    """
+    ill, called = np.asarray(ill, dtype=bool), np.asarray(called, dtype=bool)
+    return {**_share("sensitivity", called[ill]), **_share("specificity", ~called[~ill])}
+
+
+def _share(name, hits):
+    if not len(hits):
+        return {name: None, f"{name}_interval": None}
+    return {name: float(hits.mean()), f"{name}_interval": list(wilson_interval(hits.sum(), len(hits)))}
+
+
+def discrimination(ill, called, score, patients) -> dict:
+    """Sensitivity and specificity, and the area under the ROC curve, with their intervals.
+
+    Parameters
+    ----------
+    ill, called : array_like of bool
+        As for `called_right`.
+    score : array_like of float
+        N scores.
+    patients : array_like of str
+        Their patients.
+
+    Returns
+    -------
+    dict
+        As of `called_right`, and ``auc`` with ``auc_interval``; None where all films are of one kind.
+
+    Examples
+    --------
+    >>> discrimination([True, True], [True, False], [0.9, 0.2], ["a", "b"])["auc"] is None
+    True
+    """
+    ill, area, interval = np.asarray(ill, dtype=bool), None, None
+    if 0 < ill.sum() < len(ill):
+        area, interval = auc_with_interval(ill, score, patients)
+    return {**called_right(ill, called), "auc": area, "auc_interval": interval and list(interval)}

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 
 from covidxr.errors import CovidxrError
-from covidxr.intervals import auc_with_interval, wilson_interval
+from covidxr.intervals import discrimination
 from covidxr.network_probes import POSITIVE
 from covidxr.reader import fit_reader
 from covidxr.splits import patient_keys
+
+PLAIN = {"balanced": False, "intercepts": False}  # a reader without care for sources
 
 
 def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how) -> pd.DataFrame:
@@ -138,26 +140,13 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, **how) -> pd.Dat
 
 
 def _trial(films):
-    truth, called = films.ill.to_numpy(), films.called.to_numpy()
-    return {
-        "n_positive": int(truth.sum()),
-        "n_negative": int((~truth).sum()),
-        **_share("sensitivity", called[truth]),
-        **_share("specificity", ~called[~truth]),
-        **_auc(truth, films.score, patient_keys(films).to_numpy(dtype=str)),
-    }
-
-
-def _share(name, hits):
-    low, high = wilson_interval(hits.sum(), len(hits)) if len(hits) else (np.nan, np.nan)
-    return {name: hits.mean() if len(hits) else np.nan, f"{name}_low": low, f"{name}_high": high}
-
-
-def _auc(truth, scores, patients):
-    if truth.all() or not truth.any():
-        return dict.fromkeys(("auc", "auc_low", "auc_high"), np.nan)
-    area, (low, high) = auc_with_interval(truth, scores, patients)
-    return {"auc": area, "auc_low": low, "auc_high": high}
+    truth = films.ill.to_numpy()
+    found = discrimination(truth, films.called, films.score, patient_keys(films).to_numpy(dtype=str))
+    row = {"n_positive": int(truth.sum()), "n_negative": int((~truth).sum())}
+    for name in ("sensitivity", "specificity", "auc"):
+        low, high = found[f"{name}_interval"] or (np.nan, np.nan)
+        row |= {name: np.nan if found[name] is None else found[name], f"{name}_low": low, f"{name}_high": high}
+    return row
 
 
 def trial_sentences(trials, positive=POSITIVE) -> list:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from covidxr.errors import CovidxrError, unknown
-from covidxr.intervals import auc_with_interval, wilson_interval
-from covidxr.leave_out import left_out_scores
+from covidxr.intervals import discrimination
+from covidxr.leave_out import PLAIN, left_out_scores
 from covidxr.network_probes import POSITIVE
 from covidxr.splits import patient_keys
 
-CARE = {"without care": {"balanced": False, "intercepts": False}, "with care": {}}
+CARE = {"without care": PLAIN, "with care": {}}
 
 
 def never_seen_scores(features, manifest, together, positive=POSITIVE) -> dict:
@@ -117,8 +117,7 @@ def score_summary(curves) -> dict:
     Returns
     -------
     dict
-        Name to ``n_ill``, ``n_other``, ``auc``, ``sensitivity``, ``specificity`` (at the most probable class), each of these
-        with ``_interval``.
+        Name to ``n_ill``, ``n_other`` and what `covidxr.intervals.discrimination` gives, at the most probable class.
 
     Examples
     --------
@@ -130,27 +129,17 @@ def score_summary(curves) -> dict:
 
 
 def _summary(rows):
-    area, interval = auc_with_interval(rows.ill, rows.score, rows.patient)
-    found, not_called = rows.called[rows.ill], ~rows.called[~rows.ill]
-    return {
-        "n_ill": len(found),
-        "n_other": len(not_called),
-        "auc": area,
-        "auc_interval": list(interval),
-        "sensitivity": float(found.mean()),
-        "sensitivity_interval": list(wilson_interval(found.sum(), len(found))),
-        "specificity": float(not_called.mean()),
-        "specificity_interval": list(wilson_interval(not_called.sum(), len(not_called))),
-    }
+    counts = {"n_ill": int(rows.ill.sum()), "n_other": int((~rows.ill).sum())}
+    return {**counts, **discrimination(rows.ill, rows.called, rows.score, rows.patient)}
 
 
-def score_sentences(curves) -> list:
+def score_sentences(summary) -> list:
     """Say in words what was found and what was falsely called, group by group.
 
     Parameters
     ----------
-    curves : dict
-        From `never_seen_scores`.
+    summary : dict
+        From `score_summary`.
 
     Returns
     -------
@@ -158,13 +147,14 @@ def score_sentences(curves) -> list:
 
     Examples
     --------
-    >>> rows = pd.DataFrame({"ill": [True, False], "score": [0.9, 0.2], "called": [True, False], "patient": ["a", "b"]})
-    >>> score_sentences({"reader": rows})
-    ['reader: 1.00 (0.21 to 1.00) of 1 ill films found, 0.00 (0.00 to 0.79) of 1 others falsely called ill; area 1.00 (1.00 to 1.00), chance 0.50.']
+    >>> shares = {"sensitivity": 0.8, "specificity": 0.6, "auc": 0.75}
+    >>> intervals = {f"{name}_interval": [share - 0.1, share + 0.1] for name, share in shares.items()}
+    >>> score_sentences({"reader": {"n_ill": 50, "n_other": 60, **shares, **intervals}})
+    ['reader: 0.80 (0.70 to 0.90) of 50 ill films found, 0.40 (0.30 to 0.50) of 60 others falsely called ill; area 0.75 (0.65 to 0.85), chance 0.50.']
     """
-    if not curves:
+    if not summary:
         return ["No sources were left out together."]
-    return [_sentence(name, found) for name, found in score_summary(curves).items()]
+    return [_sentence(name, found) for name, found in summary.items()]
 
 
 def _sentence(name, found):

@@ -128,6 +128,35 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     return np.stack([known[image_id] for image_id in manifest.image_id])
 
 
+def pixels_of_size(run_dir, manifest, pixels, image_size) -> np.ndarray:
+    """A run's films at another size: decoded once, and kept in the run folder.
+
+    Parameters
+    ----------
+    run_dir : str or pathlib.Path
+        The run folder.
+    manifest : pandas.DataFrame
+        Its N rows.
+    pixels : numpy.ndarray
+        Its films; given back where they have the size.
+    image_size : int
+        Side in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``uint8``, shape (N, image_size, image_size).
+
+    Examples
+    --------
+    >>> pixels_of_size("runs/demo", None, np.zeros((1, 8, 8), np.uint8), 8).shape
+    (1, 8, 8)
+    """
+    if pixels.shape[1] == image_size:
+        return pixels
+    return load_pixels(manifest, image_size, Path(run_dir) / f"pixels-{image_size}.npz")
+
+
 def save_pixels(cache, image_ids, pixels) -> None:
     """Write decoded films to a cache file that `load_pixels` reads.
 

@@ -16,7 +16,7 @@ import pandas as pd
 from covidxr import resume
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import read_json, write_csv, write_json
-from covidxr.pixels import load_pixels
+from covidxr.pixels import pixels_of_size
 from covidxr.train import films_by_split, fit, read_model
 
 OPTIONS = ("image_size", "epochs", "learning_rate", "policy", "batch_size", "patience", "warmup_epochs", "schedule")
@@ -95,10 +95,7 @@ def films_of_size(run_dir, run, classes, image_size) -> dict:
     >>> films_of_size(folder, run, ["Normal", "COVID-19", "Bacteria"], 48)["train"].images.shape
     (3, 48, 48)
     """
-    if run.pixels.shape[1] == image_size:
-        return films_by_split(run.manifest, run.pixels, classes)
-    pixels = load_pixels(run.manifest, image_size, Path(run_dir) / f"pixels-{image_size}.npz")
-    return films_by_split(run.manifest, pixels, classes)
+    return films_by_split(run.manifest, pixels_of_size(run_dir, run.manifest, run.pixels, image_size), classes)
 
 
 def carry_weights(old, new) -> None:

@@ -18,9 +18,10 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 from tqdm.auto import tqdm
 
-from covidxr.dataset import load_pixels, read_run
+from covidxr.dataset import read_run
 from covidxr.errors import CovidxrError
-from covidxr.tasks import cache_of, plan_sweep, run_task
+from covidxr.pixels import pixels_of_size
+from covidxr.tasks import plan_sweep, run_task
 
 WORKER_BYTES = 2.5e9  # what a training takes at 100 pixels, with room
 PATIENCE = 20  # seconds for a scheduler to answer
@@ -91,8 +92,8 @@ def run_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, scheduler=Non
 def _decode(run_dir, sizes):
     """Films of other sizes, decoded once, before several workers would do it at the same time."""
     run = read_run(run_dir)
-    for size in sorted(sizes - {None, run.pixels.shape[1]}):
-        load_pixels(run.manifest, size, cache_of(run_dir, size))
+    for size in sorted(sizes - {None}):
+        pixels_of_size(run_dir, run.manifest, run.pixels, size)
 
 
 @contextlib.contextmanager

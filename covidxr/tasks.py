@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from dask.distributed import get_worker
 
-from covidxr.dataset import load_pixels, read_run
+from covidxr.dataset import read_run
 from covidxr.errors import unknown
 from covidxr.evaluate import predict, prediction_table
 from covidxr.files import read_json, write_csv, write_json
+from covidxr.pixels import pixels_of_size
 from covidxr.splits import fold_splits
 
 _ONE_AT_A_TIME = threading.Lock()  # seeds and TensorFlow are the whole process', whatever threads a cluster's worker has
@@ -137,30 +138,7 @@ def _films(task):
 
     run = read_run(task.run_dir)
     size, classes = task.settings["image_size"], task.settings["classes"] or list(run.manifest.label.unique())
-    own = size in (None, run.pixels.shape[1])
-    pixels = run.pixels if own else load_pixels(run.manifest, size, cache_of(task.run_dir, size))
+    pixels = pixels_of_size(task.run_dir, run.manifest, run.pixels, size or run.pixels.shape[1])
     wanted = run.manifest.label.isin(classes).to_numpy()
     manifest = run.manifest.assign(split=task.splits)[wanted]
     return films_by_split(manifest, pixels[wanted], classes), manifest[manifest.split == "test"], classes
-
-
-def cache_of(run_dir, size) -> Path:
-    """Where the films of another size lie in a run folder.
-
-    Parameters
-    ----------
-    run_dir : str or pathlib.Path
-        The run folder.
-    size : int
-        Side in pixels.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Examples
-    --------
-    >>> cache_of("runs/demo", 48).name
-    'pixels-48.npz'
-    """
-    return Path(run_dir) / f"pixels-{size}.npz"
