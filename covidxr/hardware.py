@@ -8,6 +8,7 @@ import platform
 from dask.system import CPU_COUNT
 
 from covidxr._tensorflow import keras, tf
+from covidxr.errors import unknown
 
 
 def use_hardware(threads=None) -> dict:
@@ -47,6 +48,40 @@ def use_hardware(threads=None) -> dict:
         "precision": keras.config.dtype_policy().name,
         "onednn": platform.machine() in ("x86_64", "AMD64") and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
     }
+
+
+def share_out(devices):
+    """Say how a training is shared out among devices.
+
+    Parameters
+    ----------
+    devices : {"one", "all"}
+        ``all`` keeps a copy of the network on each GPU of the machine, gives each its part of every batch, and adds up their
+        gradients: each step is that of one device, but for rounding, dropout, and the few films of an epoch's last batch.
+
+    Returns
+    -------
+    tf.distribute.Strategy
+        Without a GPU, or with one, there is nothing to share out.
+
+    Raises
+    ------
+    CovidxrError
+        When `devices` is neither.
+
+    References
+    ----------
+    TensorFlow's ``tf.distribute.MirroredStrategy``.
+
+    Examples
+    --------
+    >>> share_out("one").num_replicas_in_sync
+    1
+    """
+    ways = {"one": tf.distribute.get_strategy, "all": tf.distribute.MirroredStrategy}
+    if devices not in ways:
+        raise unknown("devices", devices, ways)
+    return ways[devices]()
 
 
 def _details(gpu):

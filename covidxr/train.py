@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from covidxr.augment import PlainBatches
 from covidxr.collapse import redraw_head
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
+from covidxr.hardware import share_out
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
 from covidxr.probe import augmented_features, features, fit_head
 from covidxr.schedules import Plan
@@ -143,6 +145,7 @@ def fit(
     schedule="plateau",
     seed=0,
     new_start=redraw_head,
+    devices="one",
 ) -> pd.DataFrame:
     """Train by the article's recipe: Adam, cross-entropy, lower rate on a plateau, the epoch of least validation loss kept.
 
@@ -180,6 +183,8 @@ def fit(
     new_start : callable, optional
         Called with the model, back at its first weights, and a new seed, after a collapse; by default draws the head
         anew.
+    devices : {"one", "all"}
+        See `covidxr.hardware.share_out`.
 
     Returns
     -------
@@ -190,7 +195,8 @@ def fit(
     Raises
     ------
     CovidxrError
-        When the validation loss was never a finite number; the run folder's old files stay as they were.
+        When the validation loss was never a finite number, or a batch cannot be shared out evenly; the run folder's old files
+        stay as they were.
 
     Examples
     --------
@@ -212,14 +218,15 @@ def fit(
     first = [variable.numpy() for variable in model.variables]
     progress, *variables = _earlier(folder, described) or (resume.Progress(seed),)
     task = Task(train, validation, plan, described)
+    attempt = partial(_attempt, share_out(devices), model, task, folder)
     set_seed(progress.seed)
-    run_try(model, task, folder, progress, variables)
+    attempt(progress, variables)
     while progress.lost:
         progress = next_try(progress)
         set_seed(progress.seed)
         resume.assign(model.variables, first)
         new_start(model, progress.seed)
-        run_try(model, task, folder, progress)
+        attempt(progress)
     if progress.best is None:
         shutil.rmtree(folder, ignore_errors=True)
         raise CovidxrError(
@@ -230,6 +237,19 @@ def fit(
     history.attrs["collapsed"] = progress.collapsed
     _leave(run_dir, folder, model, history)
     return history
+
+
+def _attempt(strategy, model, task, folder, progress, variables=()):
+    """A try on one device or on several; those have a copy of the network, as it must be built where it is trained."""
+    parts, size = strategy.num_replicas_in_sync, task.described["batch_size"]
+    if parts == 1:
+        return run_try(model, task, folder, progress, variables)
+    if size % parts:
+        raise CovidxrError(f"{size} films a step cannot be shared out among {parts} devices; make batch_size a multiple")
+    with strategy.scope():
+        copy = keras.models.clone_model(model)
+        resume.assign(copy.variables, [variable.numpy() for variable in model.variables])
+        return run_try(copy, task, folder, progress, variables)
 
 
 def _as_it_is(model, train, validation, n_classes, seed):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from covidxr import resume
-from covidxr._tensorflow import TqdmCallback, keras
+from covidxr._tensorflow import TqdmCallback, keras, tf
 from covidxr.augment import AugmentedBatches, PlainBatches, build_policy
 from covidxr.collapse import TRIES, has_collapsed
 from covidxr.schedules import Plan
@@ -55,7 +55,9 @@ def run_try(model, task, folder, progress, variables=()) -> None:
     settings, plan = task.described, task.plan
     policy, n_classes = build_policy(settings["policy"]), settings["n_classes"]
     batches = AugmentedBatches(*task.train, n_classes, policy, batch_size=settings["batch_size"], seed=progress.seed)
-    held_out = PlainBatches(*task.validation, n_classes)
+    parts = tf.distribute.get_strategy().num_replicas_in_sync
+    size = max(1, min(32, len(task.validation.images)) // parts) * parts  # Keras fails where parts of a first batch differ
+    held_out = PlainBatches(*task.validation, n_classes, batch_size=size)
     adam = _compiled(model, len(batches))
     for target, values in zip((model, model.optimizer), variables, strict=False):
         resume.assign(target.variables, values)

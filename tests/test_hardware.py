@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from dask.system import CPU_COUNT
 
-from covidxr.hardware import use_hardware
+from covidxr.errors import CovidxrError
+from covidxr.hardware import share_out, use_hardware
 from covidxr.model import build_baseline
 from covidxr.train import Films, fit
 
@@ -66,3 +67,47 @@ def test_training_works_in_half_precision(tmp_path):
     history = fit(build_baseline(9), films, films, 3, tmp_path, **options)
     assert history.val_loss.iloc[-1] < 0.9 * history.val_loss[0]
     assert history.learning_rate.iloc[-1] < 1e-3
+
+
+SHARED_OUT = """
+import json, tempfile
+import numpy as np
+from covidxr._tensorflow import tf
+from covidxr.model import build_baseline
+from covidxr.errors import CovidxrError
+from covidxr.pixels import preprocess
+from covidxr.train import Films, fit
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+mirrored, began = tf.distribute.MirroredStrategy, []
+tf.distribute.MirroredStrategy = lambda: began.append(1) or mirrored(["CPU:0", "CPU:1"])
+films = Films(np.random.default_rng(0).integers(0, 120, (24, 9, 9), np.uint8), np.arange(24) % 3)
+held_out = Films(films.images[:15], films.labels[:15])  # an odd number
+for film, label in zip(*films):
+    film[:, 3 * label : 3 * label + 3] += 90
+losses = {}
+for devices, dropout in (("one", 0.0), ("all", 0.0), ("all", 0.5)):
+    model = build_baseline(9, dropout=dropout)
+    options = {"epochs": 3, "learning_rate": 1e-2, "policy": "none", "batch_size": 8, "devices": devices}
+    history = fit(model, films, held_out, 3, tempfile.mkdtemp(), **options)
+    losses[f"{devices} {dropout}"] = [*history.val_loss, float(model.evaluate(preprocess(held_out.images), np.eye(3)[held_out.labels], verbose=0)[0])]
+try:
+    fit(model, films, held_out, 3, tempfile.mkdtemp(), **{**options, "batch_size": 9})
+except CovidxrError as error:
+    print(json.dumps([losses, len(began), str(error)]))
+"""
+
+
+def test_a_training_shared_out_among_two_devices_ends_as_on_one():
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", SHARED_OUT], capture_output=True, text=True, cwd=root, check=True)
+    losses, shared_out, refused = json.loads(done.stdout.splitlines()[-1])
+    assert shared_out == 3 and refused == "9 films a step cannot be shared out among 2 devices; make batch_size a multiple"
+    np.testing.assert_allclose(losses["all 0.0"], losses["one 0.0"], rtol=1e-4)
+    assert losses["one 0.0"][3] == pytest.approx(min(losses["one 0.0"][:3]), rel=1e-4)  # the kept epoch's weights
+    assert losses["all 0.5"][2] < losses["all 0.5"][0]
+
+
+def test_other_devices_are_refused():
+    with pytest.raises(CovidxrError, match="unknown devices 'two'; available: one, all"):
+        share_out("two")
