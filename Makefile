@@ -40,7 +40,7 @@ lint: $(STAMP)  ## style of code and notebooks
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: lint  ## lint, unit and notebook tests, and a small run of all notebooks
-	@MPLBACKEND=agg $(BIN)/pytest --doctest-modules
+	@MPLBACKEND=agg $(BIN)/pytest --doctest-modules -n 2 --dist loadfile --no-loadscope-reorder
 
 test-live: $(STAMP)  ## notebook 02 in Jupyter Lab, driven by Chromium; wants a machine that is not busy
 	@$(BIN)/pytest tests/live.py
