@@ -11,6 +11,7 @@ from covidxr.intervals import bootstrap_interval
 from covidxr.splits import patient_keys
 
 REFERENCE = {
+    "network": "vgg16",  # or simple, the article's model without convolutions
     "weights": "auto",
     "freeze": "last-block",
     "policy": "anatomical",
@@ -27,7 +28,9 @@ REFERENCE = {
     "seed": 0,
 }
 """The settings of a training, as notebook 03 has them; a cell of an ablation changes some."""
+SIMPLE = "the simple model"
 _BY_START = ("learning_rate", "warmup_epochs", "batch_size")
+_SIMPLE = {"network": "simple", "policy": "none", "epochs": 60, "learning_rate": 1e-3, "warmup_epochs": 1, "batch_size": 32}
 _TRAINED = {"first blocks": "last-block", "last blocks": "first-blocks", "all blocks": "none", "the head alone": "base"}
 
 
@@ -103,6 +106,9 @@ def standard_cells(settings, labels=(), image_sizes=()) -> dict:
         **({"no augmentation": {"policy": "none"}} if steps else {}),
         f"{schedule} schedule": {"schedule": schedule},
         "no head first": {"probe_epochs": 0},
+        f"{schedule} schedule, no head first": {"schedule": schedule, "probe_epochs": 0},
+        "neither head first nor warm-up": {"probe_epochs": 0, "warmup_epochs": 0},
+        SIMPLE: _SIMPLE,
         **{f"{size} px": {"image_size": size} for size in image_sizes},
     }
     if set(labels) - set(settings["classes"] or labels):

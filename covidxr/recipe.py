@@ -7,7 +7,8 @@ from functools import partial
 from covidxr.augment import AugmentedBatches, build_policy
 from covidxr.collapse import redraw_head
 from covidxr.dataset import preprocess
-from covidxr.model import build_vgg16
+from covidxr.errors import unknown
+from covidxr.model import build_baseline, build_vgg16
 from covidxr.probe import start_head
 from covidxr.random_start import data_dependent_start, looks_linear_start
 from covidxr.train import fit, set_seed
@@ -112,8 +113,8 @@ def head_first(model, kind, batches, seed, epochs=40, passes=2):
     return new_start
 
 
-def train_vgg16(films, n_classes, settings, folder):
-    """Train a network as notebook 03 does, in one call.
+def train_network(films, n_classes, settings, folder):
+    """Train a network in one call: VGG16 as notebook 03 does, or the article's simple model as notebook 04 does.
 
     Parameters
     ----------
@@ -131,18 +132,36 @@ def train_vgg16(films, n_classes, settings, folder):
     keras.Model
         The epoch of least validation loss.
 
+    Raises
+    ------
+    CovidxrError
+        When ``network`` is neither ``vgg16`` nor ``simple``.
+
     Examples
     --------
-    >>> train_vgg16(films, 3, {**REFERENCE, "weights": "imagenet"}, "runs/demo/sweep/one")  # doctest: +SKIP
+    >>> train_network(films, 3, {**REFERENCE, "weights": "imagenet"}, "runs/demo/sweep/one")  # doctest: +SKIP
     """
-    seed, train = settings["seed"], films["train"]
-    set_seed(seed)
+    starts = {"vgg16": _vgg16, "simple": _simple}
+    if settings["network"] not in starts:
+        raise unknown("network", settings["network"], starts)
+    set_seed(settings["seed"])
+    model, numbers, new_start = starts[settings["network"]](films["train"], n_classes, settings)
+    same = {name: settings[name] for name in ("policy", "schedule", "patience", "seed")}
+    fit(model, films["train"], films["validation"], n_classes, folder, new_start=new_start, **numbers, **same)
+    return model
+
+
+def _vgg16(train, n_classes, settings):
+    seed = settings["seed"]
     build = partial(build_vgg16, n_classes=n_classes, freeze=settings["freeze"], seed=seed)
     model, _, record = start_network(build, train.images.shape[1], settings["weights"], train.images)
     numbers = filled_in(record.kind, **{name: settings[name] for name in GIVEN_WEIGHTS})
     policy = build_policy(settings["policy"])
     batches = AugmentedBatches(*train, n_classes, policy, batch_size=numbers["batch_size"], seed=seed + 1)
     new_start = head_first(model, record.kind, batches, seed, settings["probe_epochs"], settings["probe_passes"])
-    same = {name: settings[name] for name in ("policy", "schedule", "patience", "seed")}
-    fit(model, train, films["validation"], n_classes, folder, new_start=new_start, **numbers, **same)
-    return model
+    return model, numbers, new_start
+
+
+def _simple(train, n_classes, settings):
+    model = build_baseline(train.images.shape[1], n_classes, seed=settings["seed"])
+    return model, {name: settings[name] for name in GIVEN_WEIGHTS}, redraw_head

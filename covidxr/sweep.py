@@ -57,7 +57,7 @@ def run_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, scheduler=Non
         Of the folds; each training's own is its cell's, plus 100 for each repeat and 1 for each fold.
     train : callable, optional
         Takes films by split, the number of classes, settings and a folder, leaves ``model.keras`` there and gives the
-        network; `covidxr.recipe.train_vgg16` by default.
+        network; `covidxr.recipe.train_network` by default.
 
     Returns
     -------

@@ -96,7 +96,7 @@ def _task(run_dir, cell, settings, splits, place, given):
 
 
 def _name_of(train):
-    return f"{train.__module__}.{train.__qualname__}" if train else "covidxr.recipe.train_vgg16"
+    return f"{train.__module__}.{train.__qualname__}" if train else "covidxr.recipe.train_network"
 
 
 def run_task(task, threads=None, train=None) -> None:
@@ -117,14 +117,14 @@ def run_task(task, threads=None, train=None) -> None:
     """
     from covidxr._tensorflow import keras  # for the worker alone
     from covidxr.hardware import use_hardware
-    from covidxr.recipe import train_vgg16
+    from covidxr.recipe import train_network
 
     told = io.StringIO()  # the bars and notes of several trainings at once would help nobody
     with _ONE_AT_A_TIME, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         hardware = use_hardware(threads or get_worker().state.nthreads)
         films, held_out, classes = _films(task)
         Path(task.folder).mkdir(parents=True, exist_ok=True)
-        model = (train or train_vgg16)(films, len(classes), task.settings, task.folder)
+        model = (train or train_network)(films, len(classes), task.settings, task.folder)
         table = prediction_table(held_out, predict(model, films["test"].images), classes)
         keras.utils.clear_session()
     place = {"cell": task.cell, "repeat": task.repeat, "fold": task.fold}

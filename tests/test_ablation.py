@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr.ablation import REFERENCE, ablation_sentences, cell_settings, standard_cells, summarise
+from covidxr.ablation import REFERENCE, SIMPLE, ablation_sentences, cell_settings, standard_cells, summarise
 from covidxr.errors import CovidxrError
 
 LABELS = ["Normal", "COVID-19", "Bacteria"]
@@ -77,7 +77,10 @@ def test_standard_cells_change_one_thing_at_a_time():
     settings = cell_settings({"reference": {"policy": "article", "classes": LABELS}})["reference"]
     cells = standard_cells(settings, [*LABELS, "Virus"], [64])
     changed = {name: [key for key, value in cell.items() if value != settings[key]] for name, cell in cells.items()}
-    assert changed.pop("reference") == [] and all(len(keys) == 1 for keys in changed.values())
+    assert changed.pop("reference") == [] and cells[SIMPLE]["network"] == "simple" and changed.pop(SIMPLE)
+    assert changed.pop("one-cycle schedule, no head first") == ["schedule", "probe_epochs"]
+    assert changed.pop("neither head first nor warm-up") == ["probe_epochs", "warmup_epochs"]
+    assert all(len(keys) == 1 for keys in changed.values())
     assert {keys[0] for keys in changed.values()} == {
         "seed", "weights", "freeze", "policy", "schedule", "probe_epochs", "image_size", "classes"
     }  # fmt: skip
@@ -90,7 +93,7 @@ def test_standard_cells_change_one_thing_at_a_time():
     ("cells", "chosen", "said"),
     [
         ({}, {}, "an ablation needs cells"),
-        ({"reference": {}, "long": {"epchs": 3}}, {}, "unknown setting of long: 'epchs'; available: weights, freeze"),
+        ({"reference": {}, "long": {"epchs": 3}}, {}, "unknown setting of long: 'epchs'; available: network, weights"),
         ({"reference": {}}, {"rate": 3}, "unknown setting of all cells: 'rate'"),
     ],
 )

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr.ablation import REFERENCE
+from covidxr.ablation import REFERENCE, SIMPLE, standard_cells
+from covidxr.errors import CovidxrError
 from covidxr.model import build_vgg16
-from covidxr.recipe import filled_in, head_first, start_network, train_vgg16
+from covidxr.recipe import filled_in, head_first, start_network, train_network
 from covidxr.train import Films, read_model
 
 
@@ -55,7 +56,16 @@ def test_the_head_comes_first_where_the_base_knows_something(kind, epochs, touch
 
 def test_the_whole_training_in_one_call(tmp_path):
     settings = {**REFERENCE, "weights": "random", "epochs": 2}
-    model = train_vgg16({"train": films(), "validation": films(6)}, 3, settings, tmp_path)
+    model = train_network({"train": films(), "validation": films(6)}, 3, settings, tmp_path)
     assert pd.read_csv(tmp_path / "history.csv").epoch.tolist() == [1, 2]
     probabilities = [network.predict_on_batch(np.zeros((1, 32, 32, 3))) for network in (model, read_model(tmp_path))]
     np.testing.assert_array_equal(*probabilities)
+
+
+def test_the_simple_model_in_one_call_and_no_other(tmp_path):
+    parts = {"train": films(), "validation": films(6)}
+    settings = {**REFERENCE, **standard_cells(REFERENCE)[SIMPLE], "epochs": 2}
+    model = train_network(parts, 3, settings, tmp_path)
+    assert model.name == "baseline" and len(pd.read_csv(tmp_path / "history.csv")) == 2
+    with pytest.raises(CovidxrError, match="unknown network 'VGG19'; available: vgg16, simple"):
+        train_network(parts, 3, {**settings, "network": "VGG19"}, tmp_path)
