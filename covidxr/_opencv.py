@@ -1,7 +1,7 @@
 """OpenCV, with a remedy where it cannot be loaded.
 
-imgaug asks for ``opencv-python``, which needs the graphics library libGL. Where pip installs this package without
-``requirements.lock``, that build takes the headless one's place, and fails on machines without a screen.
+imgaug asks for ``opencv-python``, which needs the graphics library libGL. pip installs the headless build after it, over it;
+other installers may do it the other way round, and then OpenCV fails on machines without a screen.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"OpenCV cannot be loaded ({error}). Most often that is opencv-python on a machine without libGL; "
-        "pip uninstall -y opencv-python opencv-python-headless && pip install 'opencv-python-headless<5' puts the "
-        "build without graphics in its place."
+        "pip uninstall -y opencv-python opencv-contrib-python-headless && pip install 'opencv-contrib-python-headless<5' puts "
+        "the build without graphics in its place."
     ) from error
 
 __all__ = ["cv2"]

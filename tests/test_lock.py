@@ -46,6 +46,12 @@ def test_the_second_opencv_stays_away():
     assert not opencv.marker.evaluate({"sys_platform": "linux"}) and not opencv.marker.evaluate({"sys_platform": "darwin"})
 
 
+def test_without_the_lock_the_headless_opencv_comes_last():
+    """pip installs what is alike in depth by name, from the end of the alphabet; of one module the last build stays."""
+    headless = next(requirement.name for requirement in wanted() if "opencv" in requirement.name)
+    assert headless.endswith("headless") and headless < "opencv-python"
+
+
 def test_conda_takes_the_very_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python = next(line for line in environment["dependencies"] if str(line).startswith("python="))

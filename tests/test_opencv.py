@@ -21,7 +21,7 @@ def test_a_machine_without_a_screen_is_told_the_remedy(monkeypatch, tmp_path, mi
     if missing == "cv2":
         monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.delitem(sys.modules, "covidxr._opencv", raising=False)
-    with pytest.raises(ImportError, match=rf"{re.escape(missing)}.*pip install 'opencv-python-headless<5'"):
+    with pytest.raises(ImportError, match=rf"{re.escape(missing)}.*pip install 'opencv-contrib-python-headless<5'"):
         importlib.import_module("covidxr._opencv")
 
 
