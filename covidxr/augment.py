@@ -203,6 +203,9 @@ class AugmentedBatches(keras.utils.PyDataset):
         Films a batch; the last batch of an epoch may be smaller.
     seed : int
         With epoch and batch it fixes order and augmentation.
+    weights : numpy.ndarray, optional
+        Shape (N,): how often each film is drawn, such as `covidxr.groups.cell_weights`. An epoch then has N draws, some films
+        more than once; by default each once.
     **workers
         Passed to `keras.utils.PyDataset`: ``workers``, ``use_multiprocessing``, ``max_queue_size``.
 
@@ -215,10 +218,13 @@ class AugmentedBatches(keras.utils.PyDataset):
     (2, (2, 8, 8, 3), (2, 3))
     """
 
-    def __init__(self, images, labels, n_classes, policy, batch_size=32, seed=0, **workers):
+    def __init__(self, images, labels, n_classes, policy, batch_size=32, seed=0, weights=None, **workers):
         super().__init__(**workers)
         if len(images) != len(labels):
             raise CovidxrError(f"{len(images)} films but {len(labels)} labels")
+        if weights is not None and len(weights) != len(images):
+            raise CovidxrError(f"{len(images)} films but {len(weights)} weights")
+        self.shares = None if weights is None else np.asarray(weights) / np.sum(weights)
         self.images, self.labels, self.n_classes = images, np.asarray(labels), n_classes
         self.policy, self.batch_size, self.seed, self.epoch = policy, batch_size, seed, 0
 
@@ -254,7 +260,8 @@ class AugmentedBatches(keras.utils.PyDataset):
         >>> bool((batches.batch(5, 0)[0] == batches.batch(5, 0)[0]).all())
         True
         """
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        rng, films = np.random.default_rng((self.seed, epoch)), len(self.images)
+        order = rng.permutation(films) if self.shares is None else rng.choice(films, films, p=self.shares)
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         films = self.policy(self.images[rows], (self.seed, epoch, batch))
         return preprocess(films), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]

@@ -226,8 +226,8 @@ def _as_carried_over(model, seed):
 
 def _earlier_stage(model, train, validation, n_classes, folder, **options):
     """Train a stage that is not the last, or read what it left in its folder."""
-    settings = {name: value for name, value in options.items() if name != "new_start"}
-    key = resume.identity(model, (train, validation), settings)
+    settings = {name: value for name, value in options.items() if name not in ("new_start", "balance")}
+    key = resume.identity(model, (train, validation, options.get("balance") or ()), settings)
     if (done := read_json(folder / "stage.json")).get("training") == key:
         history = pd.read_csv(folder / "history.csv")
         history.attrs["collapsed"] = done["collapsed"]

@@ -146,6 +146,7 @@ def fit(
     seed=0,
     new_start=redraw_head,
     devices="one",
+    balance=None,
 ) -> pd.DataFrame:
     """Train by the article's recipe: Adam, cross-entropy, lower rate on a plateau, the epoch of least validation loss kept.
 
@@ -185,12 +186,16 @@ def fit(
         anew.
     devices : {"one", "all"}
         See `covidxr.hardware.share_out`.
+    balance : covidxr.groups.Balance, optional
+        Draws training films so that classes, and sources within them, count alike; and takes the loss of the source that fares
+        worst among validation films as the validation loss, by which rates are lowered, training stops and the epoch is kept.
 
     Returns
     -------
     pandas.DataFrame
         One row an epoch: ``epoch, accuracy, loss, val_accuracy, val_loss, learning_rate, stage`` (the films' size) and
-        ``seed`` (that of the try). ``attrs["collapsed"]`` lists seed and epoch of tries given up.
+        ``seed`` (that of the try); with `balance` also ``worst_source`` and ``val_loss_of_all``. ``attrs["collapsed"]`` lists
+        seed and epoch of tries given up.
 
     Raises
     ------
@@ -214,10 +219,10 @@ def fit(
     plan = Plan(schedule, learning_rate, -(-len(train.images) // batch_size), epochs, warmup_epochs, patience)
     folder = Path(run_dir) / "training"
     settings = {**plan._asdict(), "policy": policy, "batch_size": batch_size, "n_classes": n_classes, "seed": seed}
-    described = resume.identity(model, (train, validation), settings)
+    described = resume.identity(model, (train, validation, balance or ()), settings)
     first = [variable.numpy() for variable in model.variables]
     progress, *variables = _earlier(folder, described) or (resume.Progress(seed),)
-    task = Task(train, validation, plan, described)
+    task = Task(train, validation, plan, described, balance)
     attempt = partial(_attempt, share_out(devices), model, task, folder)
     set_seed(progress.seed)
     attempt(progress, variables)

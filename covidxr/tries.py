@@ -12,16 +12,19 @@ from covidxr import resume
 from covidxr._tensorflow import TqdmCallback, keras, tf
 from covidxr.augment import AugmentedBatches, PlainBatches, build_policy
 from covidxr.collapse import TRIES, has_collapsed
+from covidxr.evaluate import predict
+from covidxr.groups import worst_group
 from covidxr.schedules import Plan
 
 
 class Task(NamedTuple):
-    """What is trained on and how: ``train`` and ``validation`` films, ``plan``, ``described`` (see `resume.identity`)."""
+    """What is trained on and how: ``train`` and ``validation`` films, ``plan``, ``described`` (see `resume.identity`), ``balance``."""
 
     train: object
     validation: object
     plan: Plan
     described: dict
+    balance: object = None
 
 
 def run_try(model, task, folder, progress, variables=()) -> None:
@@ -54,7 +57,8 @@ def run_try(model, task, folder, progress, variables=()) -> None:
     """
     settings, plan = task.described, task.plan
     policy, n_classes = build_policy(settings["policy"]), settings["n_classes"]
-    batches = AugmentedBatches(*task.train, n_classes, policy, batch_size=settings["batch_size"], seed=progress.seed)
+    draws = {"seed": progress.seed, "weights": task.balance and task.balance.weights}
+    batches = AugmentedBatches(*task.train, n_classes, policy, batch_size=settings["batch_size"], **draws)
     parts = tf.distribute.get_strategy().num_replicas_in_sync
     size = max(1, min(32, len(task.validation.images)) // parts) * parts  # Keras fails where parts of a first batch differ
     held_out = PlainBatches(*task.validation, n_classes, batch_size=size)
@@ -65,8 +69,9 @@ def run_try(model, task, folder, progress, variables=()) -> None:
         return
     watched = task.train if len(progress.collapsed) < TRIES - 1 else None
     checkpoint = partial(resume.save, folder, settings, model)
+    judge = task.balance and partial(_worst, films=task.validation, groups=task.balance.groups)
     callbacks = [
-        Keeper(progress, plan, batches, adam, checkpoint, watched),
+        Keeper(progress, plan, batches, adam, checkpoint, watched, judge),
         keras.callbacks.SwapEMAWeights(),
         TqdmCallback(verbose=0),
     ]
@@ -81,6 +86,10 @@ def _compiled(model, steps):
     model.compile(adam, "categorical_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     return adam  # with mixed precision, model.optimizer is Keras' wrapper around it
+
+
+def _worst(model, films, groups):
+    return worst_group(predict(model, films.images)[: len(groups)], films.labels, groups)
 
 
 def next_try(progress) -> resume.Progress:
@@ -132,6 +141,9 @@ class Keeper(keras.callbacks.Callback):
         Called with the progress after each epoch.
     watched : covidxr.train.Films or None
         Training films to notice a collapse by; None looks for none.
+    judge : callable, optional
+        Gives for the model the group of validation films that fares worst, and its loss, which then counts as the validation
+        loss; by default that of all films does.
 
     Examples
     --------
@@ -144,11 +156,11 @@ class Keeper(keras.callbacks.Callback):
     0.5
     """
 
-    def __init__(self, progress, plan, batches, optimizer, checkpoint, watched):
+    def __init__(self, progress, plan, batches, optimizer, checkpoint, watched, judge=None):
         super().__init__()
         self.progress, self.plan, self.batches, self.optimizer = progress, plan, batches, optimizer
-        self.checkpoint, self.watched = checkpoint, watched
-        self.setting = self.validated = None
+        self.checkpoint, self.watched, self.judge = checkpoint, watched, judge
+        self.setting = self.validated = self.worst = None
 
     def on_epoch_begin(self, epoch, logs=None):
         """Tell the batches which epoch it is."""
@@ -162,17 +174,20 @@ class Keeper(keras.callbacks.Callback):
         self.optimizer.beta_1.assign(self.setting.momentum)
 
     def on_test_end(self, logs=None):
-        """Take a copy of the weights that were validated."""
+        """Take a copy of the weights that were validated, and find the group that they serve worst."""
         self.validated = self.model.get_weights()
+        self.worst = self.judge and self.judge(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         """Enter the epoch into the progress; save it, or stop where the network has collapsed."""
         if self.watched is not None and has_collapsed(self.model, self.watched, logs["loss"]):
             self.progress.lost = self.model.stop_training = True
             return
-        if logs["val_loss"] < min(filter(np.isfinite, self.progress.losses), default=np.inf):
-            self.progress.best = self.validated
         numbers = {name: float(value) for name, value in logs.items()}
+        if self.worst:
+            numbers |= {"worst_source": self.worst[0], "val_loss": self.worst[1], "val_loss_of_all": numbers["val_loss"]}
+        if numbers["val_loss"] < min(filter(np.isfinite, self.progress.losses), default=np.inf):
+            self.progress.best = self.validated
         self.progress.rows.append({"epoch": epoch + 1, **numbers, "learning_rate": self.setting.rate})
         self.checkpoint(self.progress)
         self.model.stop_training = self.plan.is_over(self.progress.losses)

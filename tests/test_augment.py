@@ -239,3 +239,14 @@ def test_keras_sees_new_epochs_and_the_same_ones_from_two_threads(films, monkeyp
         np.testing.assert_array_equal(weights_again, weights)
     other, _ = trained_on(augmented(small, seed=6))
     assert other != losses
+
+
+def test_weighted_films_are_drawn_as_often_as_they_weigh():
+    images = np.arange(40, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    weights = np.where(np.arange(40) < 4, 9.0, 1.0)  # half of all draws are of four films
+    batches = AugmentedBatches(images, np.zeros(40, int), 1, build_policy("none"), batch_size=40, weights=weights)
+    drawn = np.concatenate([(batches.batch(epoch, 0)[0][:, 0, 0, 0] * 255).round() for epoch in range(50)])
+    assert np.mean(drawn < 4) == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_array_equal(batches.batch(3, 0)[0], batches.batch(3, 0)[0])
+    with pytest.raises(CovidxrError, match="40 films but 3 weights"):
+        AugmentedBatches(images, np.zeros(40, int), 1, build_policy("none"), weights=np.ones(3))
