@@ -200,8 +200,8 @@ def fit(
     Raises
     ------
     CovidxrError
-        When the validation loss was never a finite number, or a batch cannot be shared out evenly; the run folder's old files
-        stay as they were.
+        When the validation loss was never a finite number, a batch cannot be shared out evenly, or several devices are asked to
+        `balance`; the run folder's old files stay as they were.
 
     Examples
     --------
@@ -251,6 +251,8 @@ def _attempt(strategy, model, task, folder, progress, variables=()):
         return run_try(model, task, folder, progress, variables)
     if size % parts:
         raise CovidxrError(f"{size} films a step cannot be shared out among {parts} devices; make batch_size a multiple")
+    if task.balance:  # what several devices answer to one batch comes back once for each
+        raise CovidxrError("the source that fares worst is found on one device only; leave balance or devices out")
     with strategy.scope():
         copy = keras.models.clone_model(model)
         resume.assign(copy.variables, [variable.numpy() for variable in model.variables])

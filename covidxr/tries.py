@@ -89,7 +89,7 @@ def _compiled(model, steps):
 
 
 def _worst(model, films, groups):
-    return worst_group(predict(model, films.images)[: len(groups)], films.labels, groups)
+    return worst_group(predict(model, films.images), films.labels, groups)
 
 
 def next_try(progress) -> resume.Progress:

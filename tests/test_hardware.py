@@ -75,6 +75,7 @@ import numpy as np
 from covidxr._tensorflow import tf
 from covidxr.model import build_baseline
 from covidxr.errors import CovidxrError
+from covidxr.groups import Balance
 from covidxr.pixels import preprocess
 from covidxr.train import Films, fit
 two = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -94,15 +95,20 @@ for devices, dropout in (("one", 0.0), ("all", 0.0), ("all", 0.5)):
 try:
     fit(model, films, held_out, 3, tempfile.mkdtemp(), **{**options, "batch_size": 9})
 except CovidxrError as error:
-    print(json.dumps([losses, len(began), str(error)]))
+    said = [len(began), str(error)]
+try:
+    fit(model, films, held_out, 3, tempfile.mkdtemp(), **options, balance=Balance(np.ones(24), np.full(15, "x")))
+except CovidxrError as error:
+    print(json.dumps([losses, *said, str(error)]))
 """
 
 
 def test_a_training_shared_out_among_two_devices_ends_as_on_one():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", SHARED_OUT], capture_output=True, text=True, cwd=root, check=True)
-    losses, shared_out, refused = json.loads(done.stdout.splitlines()[-1])
+    losses, shared_out, refused, balance = json.loads(done.stdout.splitlines()[-1])
     assert shared_out == 3 and refused == "9 films a step cannot be shared out among 2 devices; make batch_size a multiple"
+    assert "on one device only; leave balance or devices out" in balance
     np.testing.assert_allclose(losses["all 0.0"], losses["one 0.0"], rtol=1e-4)
     assert losses["one 0.0"][3] == pytest.approx(min(losses["one 0.0"][:3]), rel=1e-4)  # the kept epoch's weights
     assert losses["all 0.5"][2] < losses["all 0.5"][0]
