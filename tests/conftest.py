@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Open figures are global: which files ran before in this process is no test's business."""
+    plt.close("all")
+    yield
+    plt.close("all")
 
 
 @pytest.fixture

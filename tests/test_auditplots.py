@@ -9,12 +9,6 @@ import pytest
 from covidxr.auditplots import reliability_curves, roc_curves, selective_curves
 
 
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
-
 def test_points_stand_where_the_shares_are_and_bins_of_few_films_are_left_out():
     stated = np.r_[np.full(40, 0.9), np.full(20, 0.1), np.full(3, 0.5)]
     so = np.r_[np.arange(40) < 10, np.arange(20) < 2, [True] * 3]

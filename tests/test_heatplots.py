@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-from covidxr import heatplots  # noqa: E402
-from covidxr.faithful import CurveResult  # noqa: E402
-from covidxr.heatplots import curves_plot, heat_figure, heat_title, sanity_plot  # noqa: E402
+from covidxr import heatplots
+from covidxr.faithful import CurveResult
+from covidxr.heatplots import curves_plot, heat_figure, heat_title, sanity_plot
 
 FILM = np.arange(64, dtype=np.uint8).reshape(8, 8)
 STAGES = ["dense_2", "dense_1", "block5_conv3"]
@@ -35,12 +32,6 @@ FIGURES = {
     "curves": lambda ax: curves_plot(curves(), ax=ax),
     "heat": lambda ax: heat_figure(FILM, FILM / 64, "title", FILM > 30, ax=ax),
 }
-
-
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import inspect
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -55,9 +51,6 @@ def never_shown(monkeypatch):
 
     monkeypatch.setattr(plt, "show", show)
     monkeypatch.setattr(Figure, "show", show)
-    plt.close("all")
-    yield
-    plt.close("all")
 
 
 def test_every_plot_is_tested():

@@ -17,7 +17,6 @@ from covidxr.augment import POLICIES
 from covidxr.files import write_csv
 from covidxr.sources import SOURCES, make_phantom
 
-matplotlib.use("Agg")
 TEXT = (Path(__file__).parents[1] / "docs" / "helpers.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## (\d+)\. .*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import ipywidgets
 import keras
-import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from jupyter_client.manager import start_new_kernel
+from keras import layers
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import pytest  # noqa: E402
-from jupyter_client.manager import start_new_kernel  # noqa: E402
-from keras import layers  # noqa: E402
-
-from covidxr import widgets  # noqa: E402
-from covidxr.errors import CovidxrError  # noqa: E402
+from covidxr import widgets
+from covidxr.errors import CovidxrError
 
 CLASSES = ["Normal", "COVID-19"]
 
@@ -34,12 +30,6 @@ def model():
 @pytest.fixture(scope="module")
 def films():
     return np.random.default_rng(0).integers(0, 256, (9, 16, 16), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
 
 
 def test_headless_it_is_a_grid_of_films_by_layers(model, films):
