@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 import covidxr
 from covidxr._quiet import quiet_environment
@@ -110,8 +112,8 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     target.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     try:
-        with _environment(), _Meter(on_tick) as meter:
-            error = _papermill(notebook, working, parameters)
+        with _environment(), _connection() as config, _Meter(on_tick) as meter:
+            error = _papermill(notebook, working, parameters, config)
         copy = _tidy(working)
         os.replace(working, failed if error else target)
     finally:
@@ -121,7 +123,7 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     return Outcome(round(meter.seconds, 1), round(meter.peak / 2**20, 1), error)
 
 
-def _papermill(notebook, working, parameters):
+def _papermill(notebook, working, parameters, config):
     """Run papermill; return None, or what went wrong."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would log is in the message below
     try:
@@ -132,6 +134,7 @@ def _papermill(notebook, working, parameters):
             kernel_name="python3",
             language="python",
             kernel_manager_class=ThisInterpreter,
+            config=config,
             start_timeout=_KERNEL_START_SECONDS,
             progress_bar=False,
         )
@@ -188,6 +191,17 @@ def _environment():
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _connection():
+    """How to speak with the kernel: through sockets in a folder of this user's, where the system has them.
+
+    TCP ports are chosen before the kernel opens them, and another run may take one in between.
+    """
+    with tempfile.TemporaryDirectory(prefix="covidxr-") as folder:  # short: a socket's path has about 100 characters
+        file = os.path.join(folder, "kernel.json")
+        yield Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc"}} if os.name == "posix" else {})
 
 
 class _Meter:

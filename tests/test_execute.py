@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from small_notebooks import make_notebooks
+from small_notebooks import make_notebooks, write_notebook
 
 from covidxr import run
 from covidxr._execute import execute
@@ -100,3 +100,15 @@ def test_failed_notebook_names_the_cell_and_keeps_its_copy(finished, tmp_path, m
     outcome = execute(finished.notebooks / "02_use.ipynb", tmp_path / "02_use.ipynb", {"mode": mode})
     assert outcome.error == f"cell In [3]: import os\n{reason}"  # 1 the defaults, 2 what papermill injected
     assert {path.name for path in tmp_path.glob("*.*")} == {"02_use.failed.ipynb"}
+
+
+def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, monkeypatch):
+    sockets = tmp_path / "s"
+    sockets.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(sockets))
+    look = "import psutil\nsorted({one.laddr for one in psutil.Process().net_connections('unix') if 'ipc' in one.laddr})"
+    write_notebook(tmp_path / "look.ipynb", "run_dir = '.'", look)
+    assert execute(tmp_path / "look.ipynb", tmp_path / "out.ipynb", {}).error is None
+    shown = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
+    assert re.findall(r"/s/covidxr-\w+/kernel-ipc-(\d)'", shown) == list("12345")
+    assert list(sockets.iterdir()) == []
