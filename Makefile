@@ -37,6 +37,7 @@ data: $(STAMP)  ## fetch the films that PROFILE needs into DATA_DIR (default: da
 
 lint: $(STAMP)  ## style of code and notebooks
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted; run $(BIN)/ruff format .'; exit 1; }
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: lint  ## lint, unit and notebook tests, and a small run of all notebooks

@@ -20,15 +20,21 @@ def input_shape(model) -> tuple[int, ...]:
     """Return (height, width, channels) of a model from one image to one row of scores, or say what else it is."""
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
-        raise CovidxrError(f"model {model.name!r} has no graph of layers (it is subclassed, or not built yet); "
-                           "Grad-CAM needs a built Functional or Sequential model")
+        raise CovidxrError(
+            f"model {model.name!r} has no graph of layers (it is subclassed, or not built yet); "
+            "Grad-CAM needs a built Functional or Sequential model"
+        )
     if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:
-        raise CovidxrError(f"model {model.name!r} has inputs {[x.shape for x in inputs]} and outputs "
-                           f"{[x.shape for x in outputs]}; Grad-CAM needs one image in and one score a class out")
+        raise CovidxrError(
+            f"model {model.name!r} has inputs {[x.shape for x in inputs]} and outputs "
+            f"{[x.shape for x in outputs]}; Grad-CAM needs one image in and one score a class out"
+        )
     shape = inputs[0].shape[1:]
     if len(shape) != 3 or None in shape:
-        raise CovidxrError(f"model {model.name!r} takes inputs of shape {shape}; Grad-CAM needs images of a fixed "
-                           "size (height, width, channels)")
+        raise CovidxrError(
+            f"model {model.name!r} takes inputs of shape {shape}; Grad-CAM needs images of a fixed "
+            "size (height, width, channels)"
+        )
     return shape
 
 
@@ -51,11 +57,15 @@ def checked_classes(classes, n, n_classes) -> np.ndarray:
         return np.full(n, PREDICTED, np.int32)
     classes = np.asarray(classes)
     if classes.dtype.kind not in "iu" or classes.shape not in {(), (n,)}:
-        raise CovidxrError(f"classes must be None, one integer or {n} of them, one an image; "
-                           f"found {classes.dtype} of shape {classes.shape}")
+        raise CovidxrError(
+            f"classes must be None, one integer or {n} of them, one an image; "
+            f"found {classes.dtype} of shape {classes.shape}"
+        )
     if classes.size and not (classes.min() >= 0 and classes.max() < n_classes):
-        raise CovidxrError(f"classes must lie in 0 to {n_classes - 1}, as the model has {n_classes} outputs; "
-                           f"found {classes.min()} to {classes.max()}")
+        raise CovidxrError(
+            f"classes must lie in 0 to {n_classes - 1}, as the model has {n_classes} outputs; "
+            f"found {classes.min()} to {classes.max()}"
+        )
     return np.broadcast_to(classes.astype(np.int32), n)
 
 
@@ -90,11 +100,15 @@ def take_apart(model, layer):
     try:
         tap = _tap(model, layer, features)
     except ValueError as error:  # Keras 3.12, the last for Python 3.10, on some nested models
-        raise CovidxrError(f"this Keras cannot take the model apart at layer {layer!r} ({error}); build it flat") from error
+        raise CovidxrError(
+            f"this Keras cannot take the model apart at layer {layer!r} ({error}); build it flat"
+        ) from error
     size = tap(keras.KerasTensor((1, *input_shape(model))))[0].shape[1:3]
     if size == (1, 1):
-        raise CovidxrError(f"layer {layer!r} puts out a single place (1×1), which makes a constant map; take another "
-                           f"of the model's convolutional layers: {spatial}")
+        raise CovidxrError(
+            f"layer {layer!r} puts out a single place (1×1), which makes a constant map; take another "
+            f"of the model's convolutional layers: {spatial}"
+        )
 
     def forward(images):
         activation, value = tap(images)
@@ -109,8 +123,10 @@ def _check_layer(model, layer) -> str:
     if layer not in tensors:
         raise CovidxrError(f"layer {layer!r} not found; convolutional layers of model {model.name!r}: {spatial}")
     if len(tensors[layer].shape) != 4:
-        raise CovidxrError(f"layer {layer!r} puts out {tensors[layer].shape}, which has no height and width to make "
-                           f"a map of; convolutional layers: {spatial}")
+        raise CovidxrError(
+            f"layer {layer!r} puts out {tensors[layer].shape}, which has no height and width to make "
+            f"a map of; convolutional layers: {spatial}"
+        )
     return spatial
 
 
@@ -123,9 +139,11 @@ def _without_softmax(model):
             return inputs[0], lambda x: _dense(layer, x), activation
         if isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)):
             return inputs[0], lambda x: x, activation
-    raise CovidxrError(f"model {model.name!r} ends in layer {layer.name!r} ({type(layer).__name__}, activation "
-                       f"{getattr(getattr(layer, 'activation', None), '__name__', None)}), which leaves no score a "
-                       "class to explain; end it in Dense(classes) with activation 'softmax' or 'linear'")
+    raise CovidxrError(
+        f"model {model.name!r} ends in layer {layer.name!r} ({type(layer).__name__}, activation "
+        f"{getattr(getattr(layer, 'activation', None), '__name__', None)}), which leaves no score a "
+        "class to explain; end it in Dense(classes) with activation 'softmax' or 'linear'"
+    )
 
 
 def _dense(layer, x):

@@ -39,15 +39,17 @@ def prepare_imports() -> None:
     from tf_keras.src.layers.pooling.base_pooling3d import Pooling3D
 
     collections.Iterable = collections.abc.Iterable
-    sys.modules.update({
-        "keras": tf_keras,
-        "keras.backend": tf_keras.backend,
-        "keras.models": tf_keras.models,
-        "keras.layers": tf_keras.layers,
-        "keras.layers.convolutional": _module(_Conv=Conv),
-        "keras.layers.pooling": _module(_Pooling1D=Pooling1D, _Pooling2D=Pooling2D, _Pooling3D=Pooling3D),
-        "scipy.misc": _module(imresize=imresize),
-    })
+    sys.modules.update(
+        {
+            "keras": tf_keras,
+            "keras.backend": tf_keras.backend,
+            "keras.models": tf_keras.models,
+            "keras.layers": tf_keras.layers,
+            "keras.layers.convolutional": _module(_Conv=Conv),
+            "keras.layers.pooling": _module(_Pooling1D=Pooling1D, _Pooling2D=Pooling2D, _Pooling3D=Pooling3D),
+            "scipy.misc": _module(imresize=imresize),
+        }
+    )
 
 
 def _module(**names):

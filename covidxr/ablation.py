@@ -30,7 +30,14 @@ REFERENCE = {
 """The settings of a training, as notebook 03 has them; a cell of an ablation changes some."""
 SIMPLE = "the simple model"
 _BY_START = ("learning_rate", "warmup_epochs", "batch_size")
-_SIMPLE = {"network": "simple", "policy": "none", "epochs": 60, "learning_rate": 1e-3, "warmup_epochs": 1, "batch_size": 32}
+_SIMPLE = {
+    "network": "simple",
+    "policy": "none",
+    "epochs": 60,
+    "learning_rate": 1e-3,
+    "warmup_epochs": 1,
+    "batch_size": 32,
+}
 _TRAINED = {"first blocks": "last-block", "last blocks": "first-blocks", "all blocks": "none", "the head alone": "base"}
 
 
@@ -101,7 +108,9 @@ def standard_cells(settings, labels=(), image_sizes=()) -> dict:
         "reference": {},
         "another seed": {"seed": settings["seed"] + 10_000},
         f"{start} start": {"weights": start, **dict.fromkeys(_BY_START)},
-        **{f"{words} trained": {"freeze": freeze} for words, freeze in _TRAINED.items() if freeze != settings["freeze"]},
+        **{
+            f"{words} trained": {"freeze": freeze} for words, freeze in _TRAINED.items() if freeze != settings["freeze"]
+        },
         **{f"without {step}": {"policy": f"{policy} without {step}"} for step in steps},
         **({"no augmentation": {"policy": "none"}} if steps else {}),
         f"{schedule} schedule": {"schedule": schedule},

@@ -73,7 +73,12 @@ def selective_curves(groups, ax=None):
         curve = selective_accuracy(confidence, right)
         curve = curve[min(9, len(curve) - 1) :]
         ax.plot(curve.coverage, curve.accuracy, linewidth=1.4, label=f"{name} (all: {curve.accuracy.iloc[-1]:.2f})")
-    ax.set(xlabel="share of films answered, the surest first", ylabel="accuracy on them", xlim=(0, 1.02), ylim=(-0.02, 1.05))
+    ax.set(
+        xlabel="share of films answered, the surest first",
+        ylabel="accuracy on them",
+        xlim=(0, 1.02),
+        ylim=(-0.02, 1.05),
+    )
     return _finished(ax)
 
 

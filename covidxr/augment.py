@@ -34,7 +34,7 @@ POLICIES = {
         _FLIP,
         Step("flip up-down", "Another way to lay down a film.", lambda: iaa.Flipud(0.5)),
         Step("gamma", "Exposure must not give the class away.", lambda: iaa.GammaContrast((0.5, 2.0))),
-        Step("perspective", "The tube is never quite square to the plate.", lambda: iaa.PerspectiveTransform((0.01, 0.15))),
+        Step("perspective", "Tube and plate are never quite square.", lambda: iaa.PerspectiveTransform((0.01, 0.15))),
         Step("scaling", "Bodies and distances differ.", lambda: iaa.Affine(scale=(0.8, 1.2))),
         Step("coarse dropout", "No single patch may decide.", lambda: iaa.CoarseDropout(0.03, size_percent=0.05)),
     ),
@@ -83,7 +83,8 @@ def _laid_down(films, way):
     return np.rot90(films, way, axes=(1, 2)) if way < 4 else np.flip(films, way - 3)
 
 
-_CHANCES = np.array([4, 2, 2, 2, 1, 1]) / 12  # as it is, three turns, two flips: the article's flips leave every second film
+# As it is, three turns, two flips: the article's flips leave every second film.
+_CHANCES = np.array([4, 2, 2, 2, 1, 1]) / 12
 
 
 class Policy:

@@ -56,7 +56,9 @@ def calibration_error(confidence, correct, patients=None, bins=10, draws=500, se
 
     rng = np.random.default_rng(seed)
     lucky = np.mean([error(confidence, rng.random(len(confidence)) < confidence, place) for _ in range(draws)])
-    interval = bootstrap_interval(lambda rows: error(confidence[rows], correct[rows], place[rows]), patients, draws=draws)
+    interval = bootstrap_interval(
+        lambda rows: error(confidence[rows], correct[rows], place[rows]), patients, draws=draws
+    )
     return {"error": reliability(confidence, correct, bins)[1], "interval": list(interval), "chance": float(lucky)}
 
 

@@ -155,7 +155,9 @@ def assemble(
         raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
     drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
     frames = [
-        SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn) if source == "phantom" else read_source(source, data_dir)
+        SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn)
+        if source == "phantom"
+        else read_source(source, data_dir)
         for source in sources
     ]
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
@@ -197,9 +199,12 @@ def _first_readable(rows, label, per_class, image_size, guard):
     if per_class is not None and len(kept) < per_class or not kept:
         raise CovidxrError(
             f"class {label!r} has {len(kept)} readable films of {len(rows)} found, {per_class or 1} are asked for; "
-            "lower per_class, or check the data folder" + (f"; first rejected: {rows.path[rejected[0][0]]}: {rejected[0][1]}" if rejected else "")
+            "lower per_class, or check the data folder"
+            + (f"; first rejected: {rows.path[rejected[0][0]]}: {rejected[0][1]}" if rejected else "")
         )
-    lost = rows.loc[[row for row, _ in rejected], ["image_id", "path"]].assign(reason=[reason for _, reason in rejected])
+    lost = rows.loc[[row for row, _ in rejected], ["image_id", "path"]].assign(
+        reason=[reason for _, reason in rejected]
+    )
     return Assembly(rows.loc[kept], pixels[: len(kept)], lost)
 
 

@@ -143,7 +143,9 @@ def mark_twins(manifest, pixels) -> pd.DataFrame:
     """
     distinct, which = np.unique(film_hashes(pixels), axis=0, return_inverse=True)  # or many copies make too many pairs
     pairs = _close_pairs(distinct, THRESHOLD)
-    names = manifest.image_id.reset_index(drop=True).groupby(joined(len(distinct), (pairs["first"], pairs.second))[which.ravel()])
+    names = manifest.image_id.reset_index(drop=True).groupby(
+        joined(len(distinct), (pairs["first"], pairs.second))[which.ravel()]
+    )
     return manifest.assign(twins=np.where(names.transform("size") > 1, names.transform("first"), ""))
 
 

@@ -51,7 +51,9 @@ def build_early(image_size=192, n_classes=3, seed=0) -> keras.Model:
     ((None, 4096), 2)
     """
     if image_size % 32:
-        raise CovidxrError(f"this network needs films of a multiple of 32 pixels a side, not {image_size}; change image_size")
+        raise CovidxrError(
+            f"this network needs films of a multiple of 32 pixels a side, not {image_size}; change image_size"
+        )
     return early_of(build_vgg16(image_size, n_classes, freeze="base", seed=seed), seed)
 
 
@@ -113,4 +115,6 @@ def read_within_sources(model, images, manifest, classes):
     patients = patient_keys(manifest).to_numpy(dtype=str)
     reader = fit_reader(features(model, images), manifest.label, manifest.source, patients)
     order = [reader.classes.index(label) for label in classes]
-    model.get_layer("dense").set_weights([reader.kernel[:, order].astype(np.float32), reader.bias[order].astype(np.float32)])
+    model.get_layer("dense").set_weights(
+        [reader.kernel[:, order].astype(np.float32), reader.bias[order].astype(np.float32)]
+    )

@@ -100,7 +100,9 @@ def comparison(results) -> list:
     for name, found in others:
         said += [_against(name, key, found, inside) for key in MEASURES if _row(found, key) and _row(inside, key)]
         if found["specificity"] is not None and found["specificity"] < 0.5:
-            said.append(f"In {name} {100 * (1 - found['specificity']):.0f} of 100 films without COVID-19 are called COVID-19.")
+            said.append(
+                f"In {name} {100 * (1 - found['specificity']):.0f} of 100 films without COVID-19 are called COVID-19."
+            )
     return said
 
 
@@ -113,7 +115,9 @@ def _all_numbers(name, found):
     numbers = [f"{word} {_number(_row(found, key))}" for key, word in MEASURES.items() if _row(found, key)]
     fixed = [f"{MEASURES[key]} {_number(_row(at, key))}" for key in ("sensitivity", "specificity") if _row(at, key)]
     if fixed:
-        numbers.append(f"at the threshold of {at['threshold']:.2f} fixed on validation films ({at['rule']}) " + ", ".join(fixed))
+        numbers.append(
+            f"at the threshold of {at['threshold']:.2f} fixed on validation films ({at['rule']}) " + ", ".join(fixed)
+        )
     if "calibration_error" in found:
         error = _number((found["calibration_error"], *found["calibration_error_interval"]))
         numbers.append(f"calibration error {error}, by chance {found['calibration_chance']:.2f}")

@@ -200,7 +200,9 @@ def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
     table = grouped.agg(confidence=("confidence", "mean"), accuracy=("correct", "mean"), n=("correct", "size"))
     intervals = [wilson_interval(k, n) for k, n in zip(grouped.correct.sum(), table.n, strict=True)]
     table["low"], table["high"] = zip(*intervals, strict=True)
-    return table.reset_index(drop=True), float((table.n * (table.confidence - table.accuracy).abs()).sum() / table.n.sum())
+    return table.reset_index(drop=True), float(
+        (table.n * (table.confidence - table.accuracy).abs()).sum() / table.n.sum()
+    )
 
 
 def logistic_regression(train_x, train_y, test_x, seed=0) -> np.ndarray:

@@ -92,7 +92,9 @@ def deletion_insertion(model, images, maps, classes, steps=20, seed=0, draws=3) 
     images = _graph.checked_images(images, _graph.input_shape(model))
     classes = _graph.checked_classes(np.asarray(classes), len(images), model.outputs[0].shape[-1])
     if np.shape(maps) != images.shape[:3]:
-        raise CovidxrError(f"heatmaps of shape {np.shape(maps)} and images of shape {images.shape} do not belong together")
+        raise CovidxrError(
+            f"heatmaps of shape {np.shape(maps)} and images of shape {images.shape} do not belong together"
+        )
     if min(steps, draws) < 1:
         raise CovidxrError(f"steps is {steps} and draws is {draws}; both must be 1 or more")
     rng = np.random.default_rng(seed)

@@ -130,8 +130,10 @@ class GradCAM:
         See `GradCAM`.
         """
         result = self.explain(images, classes)
-        problems = [_tell("blank", result.blank, f"nothing in {self._layer} speaks for the class"),
-                    _tell("turned-over", result.flipped, "every gradient is negative and they show what is against it")]
+        problems = [
+            _tell("blank", result.blank, f"nothing in {self._layer} speaks for the class"),
+            _tell("turned-over", result.flipped, "every gradient is negative and they show what is against it"),
+        ]
         if any(problems):
             warnings.warn("Grad-CAM: " + "; ".join(filter(None, problems)), stacklevel=2)
         return result.maps

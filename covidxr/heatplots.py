@@ -47,7 +47,11 @@ def sanity_plot(table, yardsticks=None, ax=None):
     for (name, level), dashes in zip((yardsticks or {}).items(), (":", "--", "-.", "-"), strict=False):
         ax.axhline(level, color=MUTED, linestyle=dashes, label=f"{name} (rank correlation)")
     ax.set_xticks(stages, table.index, rotation=60, ha="right", fontsize=8)
-    ax.set(ylabel="likeness to the original map", xlabel="weights randomised down to", ylim=(min(-0.3, ax.get_ylim()[0]), 1.05))
+    ax.set(
+        ylabel="likeness to the original map",
+        xlabel="weights randomised down to",
+        ylim=(min(-0.3, ax.get_ylim()[0]), 1.05),
+    )
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)
     return ax

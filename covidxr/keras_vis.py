@@ -76,8 +76,10 @@ def keras_vis_problem() -> str | None:
     if versions["keras-vis"] != "0.4.1":
         return f"keras-vis must be 0.4.1, the release that the article used; found {versions['keras-vis']}"
     if versions["tf-keras"].split(".")[:2] != versions["tensorflow"].split(".")[:2]:
-        return ("keras-vis runs on tf-keras, which must have the minor version of TensorFlow; found tf-keras "
-                f"{versions['tf-keras']} and TensorFlow {versions['tensorflow']}")
+        return (
+            "keras-vis runs on tf-keras, which must have the minor version of TensorFlow; found tf-keras "
+            f"{versions['tf-keras']} and TensorFlow {versions['tensorflow']}"
+        )
     return None
 
 
@@ -152,8 +154,10 @@ def _chain(model) -> list:
     (layer, inputs), chain = _graph.source(model.outputs[0]), []
     while inputs:
         if len(inputs) > 1:
-            raise CovidxrError(f"layer {layer.name!r} has {len(inputs)} inputs; keras-vis is only given models of one "
-                               "layer after another")
+            raise CovidxrError(
+                f"layer {layer.name!r} has {len(inputs)} inputs; keras-vis is only given models of one "
+                "layer after another"
+            )
         chain.insert(0, layer)
         layer, inputs = _graph.source(inputs[0])
     return chain
@@ -162,8 +166,9 @@ def _chain(model) -> list:
 def _described(layer) -> tuple[str, dict]:
     kind, config = type(layer).__name__, layer.get_config()
     if kind not in ARGUMENTS:
-        raise CovidxrError(f"layer {layer.name!r} is a {kind}, which keras-vis is not given; it is given: "
-                           f"{', '.join(ARGUMENTS)}")
+        raise CovidxrError(
+            f"layer {layer.name!r} is a {kind}, which keras-vis is not given; it is given: {', '.join(ARGUMENTS)}"
+        )
     arguments = {"name": layer.name} | {name: config[name] for name in ARGUMENTS[kind]}
     if not isinstance(arguments.get("activation", ""), str):
         raise CovidxrError(f"layer {layer.name!r} has an activation of its own; keras-vis is only given Keras' own")
@@ -172,10 +177,21 @@ def _described(layer) -> tuple[str, dict]:
 
 def _run_worker(folder) -> None:
     # On the CPU, as a second process would find the memory of a GPU taken by the first.
-    settings = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(
-        filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))}
-    run = subprocess.run([sys.executable, "-m", "covidxr._keras_vis_worker", folder], cwd=folder, capture_output=True,
-                         text=True, errors="replace", env=os.environ | settings)
+    settings = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])
+        ),
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "covidxr._keras_vis_worker", folder],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | settings,
+    )
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
         raise CovidxrError(f"keras-vis failed in its own process: {last}")

@@ -78,7 +78,9 @@ def find_lungs(features, lungs, patients) -> np.ndarray:
     x, wanted, patients = np.reshape(features, (len(lungs), -1)), bounding_boxes(lungs), np.asarray(patients, dtype=str)
     known = np.isfinite(wanted[:, 0])
     if (count := len(np.unique(patients[known]))) < FEWEST_PATIENTS:
-        raise CovidxrError(f"lungs of {count} patients are known, {FEWEST_PATIENTS} are needed to find those of the others")
+        raise CovidxrError(
+            f"lungs of {count} patients are known, {FEWEST_PATIENTS} are needed to find those of the others"
+        )
     finder, folds = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))), GroupKFold(5)
     boxes = np.empty_like(wanted)
     boxes[known] = cross_val_predict(finder, x[known], wanted[known], groups=patients[known], cv=folds)

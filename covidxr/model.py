@@ -59,7 +59,9 @@ def build_vgg16(image_size=100, n_classes=3, freeze="last-block", dropout=0.5, s
         for convolution in range(1, convolutions + 1):
             name = f"block{number}_conv{convolution}"
             start = keras.initializers.GlorotUniform(seed=1000 * seed + 10 * number + convolution)
-            x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", kernel_initializer=start, name=name)(x)
+            x = keras.layers.Conv2D(
+                channels, 3, padding="same", activation="relu", kernel_initializer=start, name=name
+            )(x)
         x = keras.layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
     window = min(3, x.shape[1])
     x = keras.layers.AveragePooling2D(window, name="average_pool")(x)
@@ -95,7 +97,9 @@ def build_baseline(image_size=100, n_classes=3, dropout=0.5, seed=0) -> keras.Mo
 
 def _head(x, n_classes, dropout, seed):
     x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(64, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1), name="dense_1")(x)
+    x = keras.layers.Dense(
+        64, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1), name="dense_1"
+    )(x)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
     start = keras.initializers.GlorotUniform(seed=seed + 2)
     last = keras.layers.Dense(n_classes, "softmax", kernel_initializer=start, name="dense_2", dtype="float32")

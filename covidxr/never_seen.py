@@ -57,7 +57,9 @@ def never_seen_scores(features, manifest, together, positive=POSITIVE) -> dict:
         films = manifest.loc[scores.index].assign(**scores)
         found |= _by_other_label(name, films, positive)
     if not found:
-        raise CovidxrError(f"{', '.join(together)}: left out together, these leave nothing to fit on, or are all of one kind")
+        raise CovidxrError(
+            f"{', '.join(together)}: left out together, these leave nothing to fit on, or are all of one kind"
+        )
     return found
 
 
@@ -101,7 +103,9 @@ def run_scores(run_dir, together, positive=POSITIVE) -> dict:
 
 
 def _by_other_label(name, films, positive):
-    films = films.assign(ill=films.label == positive, patient=patient_keys(films))[["label", "ill", "score", "called", "patient"]]
+    films = films.assign(ill=films.label == positive, patient=patient_keys(films))[
+        ["label", "ill", "score", "called", "patient"]
+    ]
     others = sorted(set(films.label) - {positive}) if films.ill.any() else []
     return {f"{name}, against {label}": films[films.ill | (films.label == label)] for label in others}
 

@@ -120,8 +120,12 @@ def score_cam(model, images, classes, layer="block5_conv3", channels=64) -> np.n
 
     def maps(number):  # one film at a time, as the library picks its channels from all films of a batch together
         with redirect_stdout(StringIO()):  # it predicts with a progress bar
-            return explain(lambda scores: scores[:, classes[number]], images[number : number + 1],
-                           penultimate_layer=layer, max_N=channels)
+            return explain(
+                lambda scores: scores[:, classes[number]],
+                images[number : number + 1],
+                penultimate_layer=layer,
+                max_N=channels,
+            )
 
     return _joined(maps, range(len(images)), images)
 
@@ -130,9 +134,13 @@ def _checked(model, images, classes, layer):
     images = _graph.checked_images(images, _graph.input_shape(model))
     classes = _graph.checked_classes(np.asarray(classes), len(images), model.outputs[0].shape[-1])
     _graph.take_apart(model, layer)  # says what is wrong with the layer or the model's end, if anything is
-    if layer not in _graph.layer_tensors(model) or not isinstance(_graph.source(model.outputs[0])[0], keras.layers.Dense):
-        raise CovidxrError(f"tf-keras-vis is only given models that end in a Dense layer and are not nested; in "
-                           f"{model.name!r} layer {layer!r} lies inside another model, or the last layer is no Dense")
+    if layer not in _graph.layer_tensors(model) or not isinstance(
+        _graph.source(model.outputs[0])[0], keras.layers.Dense
+    ):
+        raise CovidxrError(
+            f"tf-keras-vis is only given models that end in a Dense layer and are not nested; in "
+            f"{model.name!r} layer {layer!r} lies inside another model, or the last layer is no Dense"
+        )
     return images, classes
 
 
@@ -140,7 +148,9 @@ def _explainer(module, name, model):
     try:
         explainer = getattr(import_module(f"tf_keras_vis.{module}"), name)
     except ImportError as error:
-        raise CovidxrError(f"Grad-CAM++ and Score-CAM need tf-keras-vis, which cannot be imported here: {error}") from error
+        raise CovidxrError(
+            f"Grad-CAM++ and Score-CAM need tf-keras-vis, which cannot be imported here: {error}"
+        ) from error
     # Not by the library's own ReplaceToLinear, which fails on a Sequential of Keras 3.
     copy = keras.models.clone_model(keras.Model(model.inputs, model.outputs[0]))
     copy.set_weights(model.get_weights())

@@ -11,7 +11,9 @@ from covidxr.splits import patient_keys
 
 ATTRIBUTES = ("source", "age group", "view", "sex")
 AGE_GROUPS = {"children": 0, "adults under 60": 18, "60 and older": 60}  # each from that age on
-AGES_OF_SOURCES = {"kaggle-chest-xray": 3.0}  # what a source says of its patients where no film has an age: one to five years
+AGES_OF_SOURCES = {
+    "kaggle-chest-xray": 3.0
+}  # what a source says of its patients where no film has an age: one to five years
 _AS_GOOD = 0.9  # from this balanced accuracy on, an attribute is as good as the class
 
 
@@ -37,7 +39,9 @@ def describe_films(manifest) -> pd.DataFrame:
     [['a', 's', '60 and older', 'AP', 'not given']]
     """
     view = manifest.view.str.extract(r"^(PA|AP)", expand=False)
-    table = pd.DataFrame({"label": manifest.label, "source": manifest.source, "age group": age_groups(manifest), "view": view})
+    table = pd.DataFrame(
+        {"label": manifest.label, "source": manifest.source, "age group": age_groups(manifest), "view": view}
+    )
     table["sex"] = manifest.sex
     return table.astype(object).replace("", np.nan).fillna("not given")
 
@@ -174,12 +178,18 @@ def _origins(manifest):
             others = (manifest.source[manifest.label != label] == rows.source.iloc[0]).mean()
             shared = " and no other film does" if others == 0 else f", as do {100 * others:.0f} % of the others"
             told.append(f"every {label} film comes from {rows.source.iloc[0]}{shared}")
-    return f"In this selection the class tells the source: {'; '.join(told)}." if told else "Every class has several sources."
+    return (
+        f"In this selection the class tells the source: {'; '.join(told)}."
+        if told
+        else "Every class has several sources."
+    )
 
 
 def _verdict(scores):
     alike = scores >= _AS_GOOD
-    named = [f"for {label} ({_listed(row[alike.loc[label]])})" for label, row in scores.iterrows() if alike.loc[label].any()]
+    named = [
+        f"for {label} ({_listed(row[alike.loc[label]])})" for label, row in scores.iterrows() if alike.loc[label].any()
+    ]
     if named:
         start = ", ".join(named)
         return (

@@ -54,7 +54,9 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
     labels, groups = np.asarray(labels, dtype=str), np.asarray(groups, dtype=str)
     patients = pd.Series(groups).groupby(labels).nunique()
     if patients.min() < 2:
-        raise CovidxrError(f"{patients.idxmin()!r} has one patient only and cannot be cross-validated by patient; add films")
+        raise CovidxrError(
+            f"{patients.idxmin()!r} has one patient only and cannot be cross-validated by patient; add films"
+        )
     predicted = np.empty(len(labels), dtype=labels.dtype)
     folds = StratifiedGroupKFold(int(min(5, patients.min())), shuffle=True, random_state=seed)
     for train, test in folds.split(x, labels, groups):
@@ -202,7 +204,12 @@ def whose_film(manifest, pixels, seed=0) -> list:
     [('source from 8×8 pixels', False), ("class from the source's name alone", True)]
     """
     x, patients = shrink(preprocess(pixels)[..., 0], 8), patient_keys(manifest).to_numpy(dtype=str)
-    columns = {"source": manifest.source, "age group": age_groups(manifest), "sex": manifest.sex, "view": manifest["view"]}
+    columns = {
+        "source": manifest.source,
+        "age group": age_groups(manifest),
+        "sex": manifest.sex,
+        "view": manifest["view"],
+    }
     found = []
     for name, values in columns.items():
         of_each = pd.Series(patients)[values != ""].groupby(values).nunique()

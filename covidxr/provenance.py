@@ -36,7 +36,9 @@ TERMS = {
     "CC BY-NC-SA": Terms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
     "CC BY-NC-SA 4.0": Terms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
     "CC BY-NC-ND": Terms("yes, not for sale", "no", "name the author, unchanged only: a scaled copy is a change"),
-    "NIH, free use with attribution": Terms("yes", "yes", "link to the NIH download site and cite Wang et al., CVPR 2017"),
+    "NIH, free use with attribution": Terms(
+        "yes", "yes", "link to the NIH download site and cite Wang et al., CVPR 2017"
+    ),
     "research use": Terms("ask", "ask", "its authors ask for research use only"),
     "": NOT_STATED,
 }
@@ -67,7 +69,9 @@ def licence_ledger(manifest) -> pd.DataFrame:
     [['a', 'not stated', 2, 'no', 'no', 'nobody gave permission'], ['a', 'CC0', 1, 'yes', 'yes', 'no conditions']]
     """
     counts = manifest.groupby(["source", "license"]).size().sort_values(ascending=False, kind="stable")
-    table = counts.rename("films").reset_index().sort_values(["source", "films"], ascending=[True, False], kind="stable")
+    table = (
+        counts.rename("films").reset_index().sort_values(["source", "films"], ascending=[True, False], kind="stable")
+    )
     terms = [TERMS.get(licence, _NOT_KNOWN) for licence in table.license]
     table = table.assign(license=table.license.replace("", "not stated"))
     return table.join(pd.DataFrame(terms, index=table.index)).reset_index(drop=True)

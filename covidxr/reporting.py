@@ -125,7 +125,10 @@ def _shortcuts(audit):
 
 def _environment():
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("covidxr"), undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("covidxr"),
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )  # Markdown, so nothing is escaped
     environment.filters.update(number=_number, interval=lambda ends: " to ".join(map(_number, ends or [])) or "–")
     return environment

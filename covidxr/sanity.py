@@ -58,8 +58,10 @@ def compare_maps(maps, others, groups=None) -> dict:
     """
     maps, others = np.asarray(maps), np.asarray(others)
     if maps.shape != others.shape or maps.ndim != 3 or min(maps.shape[1:]) < WINDOW:
-        raise CovidxrError(f"heatmaps to compare must be two arrays of one shape (N, H, W), at least {WINDOW} pixels a "
-                           f"side; found {maps.shape} and {others.shape}")
+        raise CovidxrError(
+            f"heatmaps to compare must be two arrays of one shape (N, H, W), at least {WINDOW} pixels a "
+            f"side; found {maps.shape} and {others.shape}"
+        )
     known = (np.ptp(maps, (1, 2)) > 0) & (np.ptp(others, (1, 2)) > 0)
     groups = np.arange(len(maps)) if groups is None else np.asarray(groups)
     found = {"n": int(known.sum())}
@@ -151,8 +153,12 @@ def _layers_from_top(model):
 
 
 def _flat(found):
-    ends = {f"{name}_{end}": found[f"{name}_interval"][place] for name in MEASURES if name in found
-            for place, end in enumerate(("low", "high"))}
+    ends = {
+        f"{name}_{end}": found[f"{name}_interval"][place]
+        for name in MEASURES
+        if name in found
+        for place, end in enumerate(("low", "high"))
+    }
     return {name: value for name, value in found.items() if not name.endswith("_interval")} | ends
 
 

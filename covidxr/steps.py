@@ -117,7 +117,10 @@ def step_sentences(table) -> list:
     """
     if table.empty:
         return ["There are no steps to compare: no source can be left out."]
-    return [f"{step}: {row.carried:.2f} told right where the reader has not been{_change(row)}." for step, row in table.iterrows()]
+    return [
+        f"{step}: {row.carried:.2f} told right where the reader has not been{_change(row)}."
+        for step, row in table.iterrows()
+    ]
 
 
 def _change(row):

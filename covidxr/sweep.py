@@ -111,7 +111,9 @@ def _client(scheduler, tasks):
     place = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         dask.config.set(_CONFIG),
-        LocalCluster(workers, threads_per_worker=1, processes=True, memory_limit=MEMORY_LIMIT // workers, **place) as cluster,
+        LocalCluster(
+            workers, threads_per_worker=1, processes=True, memory_limit=MEMORY_LIMIT // workers, **place
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client, CPU_COUNT // workers
@@ -119,7 +121,9 @@ def _client(scheduler, tasks):
 
 def _run(client, tasks, left, threads, train):
     """Submit what is left; return what went wrong, by task."""
-    futures = {client.submit(run_task, task, threads, train, key=f"{task.name} {uuid.uuid4().hex}"): task for task in left}
+    futures = {
+        client.submit(run_task, task, threads, train, key=f"{task.name} {uuid.uuid4().hex}"): task for task in left
+    }
     failures = {}
     with tqdm(total=len(tasks), initial=len(tasks) - len(left), desc="trainings") as bar:
         for future in as_completed(futures):
@@ -139,7 +143,9 @@ def _failure(future):
 def _gather(tasks):
     names = dict.fromkeys(("cell", "image_id", "patient_id", "source", "label", "predicted"), str)
     try:
-        tables = [pd.read_csv(Path(task.folder) / "predictions.csv", dtype=names, keep_default_na=False) for task in tasks]
+        tables = [
+            pd.read_csv(Path(task.folder) / "predictions.csv", dtype=names, keep_default_na=False) for task in tasks
+        ]
     except FileNotFoundError as error:
         raise CovidxrError(
             f"{error.filename} is missing though its training is done; a cluster's workers must see the run folder "

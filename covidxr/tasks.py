@@ -20,7 +20,8 @@ from covidxr.files import read_json, write_csv, write_json
 from covidxr.pixels import pixels_of_size
 from covidxr.splits import fold_splits
 
-_ONE_AT_A_TIME = threading.Lock()  # seeds and TensorFlow are the whole process', whatever threads a cluster's worker has
+# Seeds and TensorFlow are the whole process', whatever threads a cluster's worker has.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Task(NamedTuple):
@@ -76,10 +77,14 @@ def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, trai
     for name, settings in cells.items():
         if strange := sorted(set(settings["classes"] or ()) - labels):
             raise unknown(f"class of {name}:", strange[0], sorted(labels))
-    films = hashlib.sha256(run.pixels.tobytes() + "\n".join(run.manifest.image_id + run.manifest.label).encode()).hexdigest()
+    films = hashlib.sha256(
+        run.pixels.tobytes() + "\n".join(run.manifest.image_id + run.manifest.label).encode()
+    ).hexdigest()
     parts = fold_splits(run.manifest, folds, repeats, validation, seed)
     return [
-        _task(Path(run_dir).absolute(), cell, settings, divided.split.tolist(), (repeat, fold), [films, _name_of(train)])
+        _task(
+            Path(run_dir).absolute(), cell, settings, divided.split.tolist(), (repeat, fold), [films, _name_of(train)]
+        )
         for cell, settings in cells.items()
         for repeat, row in enumerate(parts)
         for fold, divided in enumerate(row)
@@ -129,7 +134,9 @@ def run_task(task, threads=None, train=None) -> None:
         keras.utils.clear_session()
     place = {"cell": task.cell, "repeat": task.repeat, "fold": task.fold}
     write_csv(Path(task.folder) / "predictions.csv", table.assign(**place)[[*place, *table.columns]])
-    write_json(Path(task.folder) / "task.json", {**place, "key": task.key, "settings": task.settings, "hardware": hardware})
+    write_json(
+        Path(task.folder) / "task.json", {**place, "key": task.key, "settings": task.settings, "hardware": hardware}
+    )
 
 
 def _films(task):

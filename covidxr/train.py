@@ -250,7 +250,9 @@ def _attempt(strategy, model, task, folder, progress, variables=()):
     if parts == 1:
         return run_try(model, task, folder, progress, variables)
     if size % parts:
-        raise CovidxrError(f"{size} films a step cannot be shared out among {parts} devices; make batch_size a multiple")
+        raise CovidxrError(
+            f"{size} films a step cannot be shared out among {parts} devices; make batch_size a multiple"
+        )
     if task.balance:  # what several devices answer to one batch comes back once for each
         raise CovidxrError("the source that fares worst is found on one device only; leave balance or devices out")
     with strategy.scope():

@@ -60,7 +60,8 @@ def run_try(model, task, folder, progress, variables=()) -> None:
     draws = {"seed": progress.seed, "weights": task.balance and task.balance.weights}
     batches = AugmentedBatches(*task.train, n_classes, policy, batch_size=settings["batch_size"], **draws)
     parts = tf.distribute.get_strategy().num_replicas_in_sync
-    size = max(1, min(32, len(task.validation.images)) // parts) * parts  # Keras fails where parts of a first batch differ
+    # Keras fails where parts of a first batch differ.
+    size = max(1, min(32, len(task.validation.images)) // parts) * parts
     held_out = PlainBatches(*task.validation, n_classes, batch_size=size)
     adam = _compiled(model, len(batches))
     for target, values in zip((model, model.optimizer), variables, strict=False):
@@ -185,7 +186,11 @@ class Keeper(keras.callbacks.Callback):
             return
         numbers = {name: float(value) for name, value in logs.items()}
         if self.worst:
-            numbers |= {"worst_source": self.worst[0], "val_loss": self.worst[1], "val_loss_of_all": numbers["val_loss"]}
+            numbers |= {
+                "worst_source": self.worst[0],
+                "val_loss": self.worst[1],
+                "val_loss_of_all": numbers["val_loss"],
+            }
         if numbers["val_loss"] < min(filter(np.isfinite, self.progress.losses), default=np.inf):
             self.progress.best = self.validated
         self.progress.rows.append({"epoch": epoch + 1, **numbers, "learning_rate": self.setting.rate})

@@ -25,13 +25,23 @@ METRICS = {
     "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
     "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37, "untrained": 0.36},
     "audit": {
-        "class from the outer frame": {"value": 0.89, "interval": [0.84, 0.93], "chance": 0.33, "verdict": "tells the class"},
+        "class from the outer frame": {
+            "value": 0.89,
+            "interval": [0.84, 0.93],
+            "chance": 0.33,
+            "verdict": "tells the class",
+        },
         "class from the corners": {"value": 0.76, "interval": [0.7, 0.8], "chance": 0.33, "verdict": "tells the class"},
         "the network, lungs blacked out": {"value": 0.99, "chance": 0.33, "verdict": "not needed"},
     },
     "ablation": {
-        "folds": 3, "repeats": 1, "finding": "0 of 1 differ from reference",
-        "cells": {"reference": {"n": 174, "value": 0.95}, "one-cycle": {"n": 174, "value": 0.94, "verdict": "cannot be told apart"}},
+        "folds": 3,
+        "repeats": 1,
+        "finding": "0 of 1 differ from reference",
+        "cells": {
+            "reference": {"n": 174, "value": 0.95},
+            "one-cycle": {"n": 174, "value": 0.94, "verdict": "cannot be told apart"},
+        },
     },
     "external": {
         "darkcovidnet": {

@@ -35,7 +35,9 @@ def small(films, n_classes, settings, folder):
         file.write(f"{folder}\n")
     set_seed(settings["seed"])
     model = build_baseline(films["train"].images.shape[1], n_classes, seed=settings["seed"])
-    numbers = {name: settings[name] for name in ("epochs", "learning_rate", "warmup_epochs", "batch_size", "policy", "seed")}
+    numbers = {
+        name: settings[name] for name in ("epochs", "learning_rate", "warmup_epochs", "batch_size", "policy", "seed")
+    }
     fit(model, films["train"], films["validation"], n_classes, folder, **numbers)
     return model
 

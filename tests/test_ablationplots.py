@@ -25,4 +25,8 @@ def test_cells_from_the_top_differences_marked_and_zero_in_the_middle():
     assert low == -high and high > 0.5
     marked = next(c for c in right.collections if c.get_label() == "differs").get_offsets()
     np.testing.assert_allclose(marked, [[-0.4, 1]])
-    assert [text.get_text() for text in right.figure.legends[0].get_texts()] == ["chance", "value, 95 % interval", "differs"]
+    assert [text.get_text() for text in right.figure.legends[0].get_texts()] == [
+        "chance",
+        "value, 95 % interval",
+        "differs",
+    ]

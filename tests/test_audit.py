@@ -86,7 +86,10 @@ def test_what_is_in_the_middle_does_not_leak_into_frame_and_corners():
     middle = np.zeros(films.shape, bool)
     middle[:, 12:28, 12:28] = True
     report = shortcut_audit(rows(), films, lungs=middle)
-    assert set(class_from(report).values()) <= NOTHING and report.table.index[0] == "class from 4×4 pixels, lungs painted out"
+    assert (
+        set(class_from(report).values()) <= NOTHING
+        and report.table.index[0] == "class from 4×4 pixels, lungs painted out"
+    )
     middle[0] = False  # a mask that some films lack gives them away, so none is used
     assert "class from 4×4 pixels" in shortcut_audit(rows(), films, lungs=middle).table.index
 
@@ -146,10 +149,14 @@ def test_view_sex_and_age_are_asked_for_where_enough_patients_are_known(without_
     assert not one_woman.index.str.contains("sex").any()
 
 
-def test_an_age_that_goes_with_the_class_is_confounded_and_a_source_of_children_needs_none_written(without_pixel_probes):
+def test_an_age_that_goes_with_the_class_is_confounded_and_a_source_of_children_needs_none_written(
+    without_pixel_probes,
+):
     films = noise()
     films[B, :20] //= 2
-    table = shortcut_audit(rows(source=np.where(B, "kaggle-chest-xray", "s"), age=np.where(B, np.nan, 50.0)), films).table
+    table = shortcut_audit(
+        rows(source=np.where(B, "kaggle-chest-xray", "s"), age=np.where(B, np.nan, 50.0)), films
+    ).table
     assert table.verdict["age group from 8×8 pixels"] == "tells the age group"
     assert table.verdict["class from the age group alone"] == "confounded with the class"
 
@@ -172,7 +179,12 @@ def network_probes(without_pixel_probes):
 )
 def test_a_network_needs_what_it_reads(part, blacked_out, only_lungs, network_probes):
     table = network_probes(part)
-    assert table.index.tolist() == ["lungs in view", "lungs blacked out", "nothing but lungs", "all but the lungs blurred"]
+    assert table.index.tolist() == [
+        "lungs in view",
+        "lungs blacked out",
+        "nothing but lungs",
+        "all but the lungs blurred",
+    ]
     # a bright corner stays bright when it is blurred, and the lungs stay as they are
     assert table.verdict.tolist() == ["well above chance", blacked_out, only_lungs, "well above chance"]
     assert table.ideal.tolist() == ["well above chance", "0.50", "well above chance", "well above chance"]
@@ -248,7 +260,10 @@ def test_the_report_goes_into_json(tmp_path, without_pixel_probes):
         (lambda given: given | {"manifest": rows()[::2], "pixels": noise(n=60)}, "needs two classes, .* only 'a'"),
         (lambda given: given | {"manifest": rows().drop(columns="sex")}, "no column sex"),
         (lambda given: given | {"lungs": np.ones((N, 8, 8), bool)}, r"masks of shape \(120, 8, 8\) do not belong"),
-        (lambda given: given | {"model": Reader(CORNER, outputs=3)}, "model has 3 outputs, but there are 2 classes: a, b"),
+        (
+            lambda given: given | {"model": Reader(CORNER, outputs=3)},
+            "model has 3 outputs, but there are 2 classes: a, b",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message, without_pixel_probes):

@@ -78,7 +78,11 @@ def test_thresholds_are_those_planted():
 
 @pytest.mark.parametrize(
     ("ill", "sensitivity", "said"),
-    [([True, True], None, "2 of 2 films are ill"), ([False, False], None, "0 of 2"), ([True, False], 1.5, "of 1.5 cannot")],
+    [
+        ([True, True], None, "2 of 2 films are ill"),
+        ([False, False], None, "0 of 2"),
+        ([True, False], 1.5, "of 1.5 cannot"),
+    ],
 )
 def test_what_gives_no_threshold_is_a_sentence(ill, sensitivity, said):
     with pytest.raises(CovidxrError, match=said):

@@ -221,7 +221,8 @@ def test_inverted_films_are_told_from_others(label, view):
 def test_what_is_no_chest_is_not_called_inverted():
     noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64), np.uint8)
     assert not any(map(looks_inverted, noise)) and not looks_inverted(np.full((64, 64), 7, np.uint8))
-    assert not looks_inverted(255 - make_phantom("Normal", np.random.default_rng(0), size=64).image[::4, ::4])  # too small
+    # Too small.
+    assert not looks_inverted(255 - make_phantom("Normal", np.random.default_rng(0), size=64).image[::4, ::4])
 
 
 @pytest.mark.realdata

@@ -29,7 +29,10 @@ def dicom(pixels=RAMP, **elements):
     """Build a DICOM film; elements named None are left out."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DigitalXRayImageStorageForPresentation, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        DigitalXRayImageStorageForPresentation,
+        generate_uid(),
+    )
     dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     colour, bits = pixels.ndim == 3, 8 * pixels.dtype.itemsize
     plain = {
@@ -130,7 +133,9 @@ def test_what_is_no_film_is_rejected_with_its_reason(name, tmp_path):
         decode(tmp_path / "film.dcm", 16)
 
 
-@pytest.mark.parametrize("content", [b"DICM", b"not a film, whatever it is called", b"\0" * 128 + b"DICM", b"\0" * 4000])
+@pytest.mark.parametrize(
+    "content", [b"DICM", b"not a film, whatever it is called", b"\0" * 128 + b"DICM", b"\0" * 4000]
+)
 def test_what_only_claims_to_be_dicom_is_rejected(content, tmp_path):
     (tmp_path / "film.dcm").write_bytes(content)
     with pytest.raises(DecodeError, match="DICOM file|broken image file"):

@@ -19,7 +19,9 @@ def planted(n, seed=0):
     rng = np.random.default_rng(seed)
     ill, here = rng.random(n) < 0.5, rng.random(n) < 0.5
     stripes = np.where(np.arange(32) // 4 % 2, 190, 60)
-    images = np.where(ill[:, None, None], stripes[None, None, :], stripes[None, :, None]) + rng.normal(0, 15, (n, 32, 32))
+    images = np.where(ill[:, None, None], stripes[None, None, :], stripes[None, :, None]) + rng.normal(
+        0, 15, (n, 32, 32)
+    )
     labels = np.where(ill, "COVID-19", "Normal")
     rows = manifest_rows(
         {"image_id": i, "patient_id": i, "label": label, "source": "ab"[int(place)]}
@@ -31,7 +33,10 @@ def planted(n, seed=0):
 def test_it_shares_the_first_three_blocks_and_trains_only_its_softmax():
     early, whole = build_early(64, seed=1), build_vgg16(64, seed=1)
     names = [layer.name for layer in early.layers]
-    assert names[-4:] == ["block3_pool", "grid", "flatten", "dense"] and early.get_layer("grid").output.shape[1:3] == (4, 4)
+    assert names[-4:] == ["block3_pool", "grid", "flatten", "dense"] and early.get_layer("grid").output.shape[1:3] == (
+        4,
+        4,
+    )
     assert [weight.path for weight in early.trainable_weights] == ["dense/kernel", "dense/bias"]
     for name in ("block1_conv1", "block3_conv3"):
         assert (early.get_layer(name).get_weights()[0] == whole.get_layer(name).get_weights()[0]).all()

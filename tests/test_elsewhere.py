@@ -66,7 +66,10 @@ def test_a_set_of_healthy_films_alone_has_no_line_for_the_ill():
     films = ExternalSet("north", films.manifest[healthy].reset_index(drop=True), films.pixels[healthy], 0, 0)
     results = results_with(0)
     results["north"], _ = evaluate_external(
-        Reader(CORNER), films, CLASSES, fix_on_validation(evaluate_external(Reader(CORNER), a_set("in", 0), CLASSES)[1], CLASSES)
+        Reader(CORNER),
+        films,
+        CLASSES,
+        fix_on_validation(evaluate_external(Reader(CORNER), a_set("in", 0), CLASSES)[1], CLASSES),
     )
     assert np.isnan(side_by_side(results).sensitivity["north"])
     assert [name for name in with_intervals(results).index if "north" in name] == [
@@ -82,7 +85,9 @@ def test_the_audit_s_sentences_change_with_the_data(monkeypatch):
     films[1::2, :8, :8] = 255
     marked = shortcut_audit(rows(), films).sentences()
     assert nothing[-1] == "No reader without lungs tells the class."
-    assert re.fullmatch(r"Without reading a lung, the class from .* is told in 1.00 of the films: 100% of the way .*", marked[-1])
+    assert re.fullmatch(
+        r"Without reading a lung, the class from .* is told in 1.00 of the films: 100% of the way .*", marked[-1]
+    )
     assert any(s.startswith("class from the corners: 1.00 (") and s.endswith(": tells the class.") for s in marked)
     assert not any("tells" in sentence for sentence in nothing[:-1])
     numbers = [re.match(r"class from the corners: (\d\.\d\d)", s) for s in nothing]

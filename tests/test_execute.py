@@ -106,7 +106,9 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     sockets = tmp_path / "s"
     sockets.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(sockets))
-    look = "import psutil\nsorted({one.laddr for one in psutil.Process().net_connections('unix') if 'ipc' in one.laddr})"
+    look = (
+        "import psutil\nsorted({one.laddr for one in psutil.Process().net_connections('unix') if 'ipc' in one.laddr})"
+    )
     write_notebook(tmp_path / "look.ipynb", "run_dir = '.'", look)
     assert execute(tmp_path / "look.ipynb", tmp_path / "out.ipynb", {}).error is None
     shown = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0]["data"]["text/plain"]

@@ -43,9 +43,9 @@ def encoded(kind, mode="L", **options):
 
 def as_dicom():
     file = io.BytesIO()
-    dicom(np.asarray(FILM).astype(np.uint16), WindowCenter=60, WindowWidth=90, RescaleSlope=2, RescaleIntercept=0).save_as(
-        file, enforce_file_format=True
-    )
+    dicom(
+        np.asarray(FILM).astype(np.uint16), WindowCenter=60, WindowWidth=90, RescaleSlope=2, RescaleIntercept=0
+    ).save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
@@ -54,7 +54,15 @@ WHOLE = [
     encoded("TIFF"), encoded("TIFF", "F"), encoded("TIFF", "I", compression="tiff_lzw"), encoded("WEBP"), encoded("GIF"),
     encoded("BMP"), as_dicom(),
 ]  # fmt: skip
-STARTS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0\x08\0\0\0", b"RIFF\x10\0\0\0WEBP", b"\0" * 128 + b"DICM", b"BM"]
+STARTS = [
+    b"",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff\xe0",
+    b"II*\0\x08\0\0\0",
+    b"RIFF\x10\0\0\0WEBP",
+    b"\0" * 128 + b"DICM",
+    b"BM",
+]
 changes = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=12)
 
 
@@ -81,7 +89,11 @@ def test_random_bytes_are_a_film_or_an_error(start, rest, suffix, tmp_path_facto
 
 @fuzz
 @given(
-    whole=st.sampled_from(WHOLE), changes=changes, keep=st.floats(0.02, 1), twice=st.booleans(), suffix=st.sampled_from(SUFFIXES)
+    whole=st.sampled_from(WHOLE),
+    changes=changes,
+    keep=st.floats(0.02, 1),
+    twice=st.booleans(),
+    suffix=st.sampled_from(SUFFIXES),
 )
 def test_damaged_films_are_a_film_or_an_error(whole, changes, keep, twice, suffix, tmp_path_factory):
     content = bytearray(whole * (1 + twice))
@@ -107,7 +119,9 @@ columns = {
 
 @st.composite
 def tables(draw, names):
-    header = draw(st.one_of(st.just(names), st.just(names), st.lists(st.sampled_from([*names, "", "other"]), max_size=10)))
+    header = draw(
+        st.one_of(st.just(names), st.just(names), st.lists(st.sampled_from([*names, "", "other"]), max_size=10))
+    )
     rows = draw(st.lists(st.lists(cells, min_size=len(header), max_size=len(header)), max_size=5))
     good = ["COVID-19" if name in ("finding", "label") else draw(cells) for name in header]
     good = [{"modality": "X-ray", "view": "PA"}.get(name, cell) for name, cell in zip(header, good, strict=True)]
@@ -149,7 +163,10 @@ def test_random_tables_are_rows_or_an_error(content, tmp_path_factory):
     root = tmp_path_factory.mktemp("fuzz")
     (root / "ours.csv").write_bytes(content)
     before = tree(root)
-    for attempt in (lambda: table.read(root / "ours.csv"), lambda: assemble([str(root / "ours.csv")], per_class=1, image_size=16)):
+    for attempt in (
+        lambda: table.read(root / "ours.csv"),
+        lambda: assemble([str(root / "ours.csv")], per_class=1, image_size=16),
+    ):
         try:
             attempt()
         except CovidxrError as error:

@@ -30,14 +30,22 @@ def golden(name) -> dict:
 
 
 def convolutions() -> list:
-    return [layers.Conv2D(8, 3, padding="same", activation="relu", name="conv_a"), layers.MaxPooling2D(2, name="pool"),
-            layers.Conv2D(16, 3, padding="same", activation="relu", name="block5_conv3"),
-            layers.MaxPooling2D(2, name="block5_pool")]
+    return [
+        layers.Conv2D(8, 3, padding="same", activation="relu", name="conv_a"),
+        layers.MaxPooling2D(2, name="pool"),
+        layers.Conv2D(16, 3, padding="same", activation="relu", name="block5_conv3"),
+        layers.MaxPooling2D(2, name="block5_pool"),
+    ]
 
 
 def head(*end) -> list:
-    return [layers.AveragePooling2D((5, 7), name="average"), layers.Flatten(name="flat"),
-            layers.Dense(8, activation="relu", name="dense_1"), layers.Dropout(0.5, name="dropout"), *end]
+    return [
+        layers.AveragePooling2D((5, 7), name="average"),
+        layers.Flatten(name="flat"),
+        layers.Dense(8, activation="relu", name="dense_1"),
+        layers.Dropout(0.5, name="dropout"),
+        *end,
+    ]
 
 
 def softmax():
@@ -143,9 +151,14 @@ def test_enlarging_matrices_do_what_the_libraries_do(size):
 
 @pytest.mark.parametrize("style", gradcam.STYLES)
 def test_heat_lies_on_what_the_class_was_made_to_depend_on(style):
-    colours = keras.Sequential([
-        keras.Input((32, 32, 3)), layers.Conv2D(3, 4, strides=4, use_bias=False, name="colour"),
-        layers.GlobalAveragePooling2D(), layers.Dense(2, activation="softmax", use_bias=False)])
+    colours = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(3, 4, strides=4, use_bias=False, name="colour"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2, activation="softmax", use_bias=False),
+        ]
+    )
     average = np.broadcast_to(np.eye(3) / 16, (4, 4, 3, 3))
     colours.set_weights([average, np.eye(3)[:, :2]])  # class 0 is red, class 1 green, blue nothing
     images = np.zeros((4, 32, 32, 3), np.float32)
@@ -232,9 +245,11 @@ VARIANTS = {
     "nested, of open size": lambda: nested((None, None, 3)),
     "linear": lambda: keras.Sequential([keras.Input(SHAPE), *convolutions(), *head(layers.Dense(3))]),
     "softmax by itself": lambda: keras.Sequential(
-        [keras.Input(SHAPE), *convolutions(), *head(layers.Dense(3), layers.Activation("softmax"))]),
+        [keras.Input(SHAPE), *convolutions(), *head(layers.Dense(3), layers.Activation("softmax"))]
+    ),
     "flipped at random in training": lambda: keras.Sequential(
-        [keras.Input(SHAPE), layers.RandomFlip(), *convolutions(), *head(softmax())]),
+        [keras.Input(SHAPE), layers.RandomFlip(), *convolutions(), *head(softmax())]
+    ),
 }
 
 
@@ -258,46 +273,65 @@ class Subclassed(keras.Model):
         return x
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: sequential(layers.Flatten(), layers.Dense(1, activation="sigmoid")), "Dense, activation sigmoid"),
-    (lambda: sequential(layers.Flatten(), layers.Dense(2), layers.ReLU()), "ReLU, activation None"),
-    (lambda: sequential(), "one score a class"),
-    (lambda: sequential(layers.GlobalAveragePooling2D(), layers.Dense(2), shape=(None, None, 3)), "fixed size"),
-    (lambda: keras.Sequential([layers.Conv2D(2, 3, name="c")]), "not built yet"),
-    (Subclassed, "subclassed"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sequential(layers.Flatten(), layers.Dense(1, activation="sigmoid")), "Dense, activation sigmoid"),
+        (lambda: sequential(layers.Flatten(), layers.Dense(2), layers.ReLU()), "ReLU, activation None"),
+        (lambda: sequential(), "one score a class"),
+        (lambda: sequential(layers.GlobalAveragePooling2D(), layers.Dense(2), shape=(None, None, 3)), "fixed size"),
+        (lambda: keras.Sequential([layers.Conv2D(2, 3, name="c")]), "not built yet"),
+        (Subclassed, "subclassed"),
+    ],
+)
 def test_models_that_cannot_be_explained_are_told_why(make, message):
     with pytest.raises(CovidxrError, match=message):
         GradCAM(make(), "c")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"layer": "conv"}, "'conv' not found; convolutional layers.*: conv_a, pool, block5_conv3, block5_pool, average"),
-    ({"layer": "dense_1"}, r"puts out \(None, 8\), which has no height and width.*conv_a"),
-    ({"layer": "average"}, "single place.*constant map.*block5_conv3"),
-    ({"style": "gradcam++"}, "'gradcam\\+\\+'; available: keras-vis, keras-vis-master, paper"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"layer": "conv"},
+            "'conv' not found; convolutional layers.*: conv_a, pool, block5_conv3, block5_pool, average",
+        ),
+        ({"layer": "dense_1"}, r"puts out \(None, 8\), which has no height and width.*conv_a"),
+        ({"layer": "average"}, "single place.*constant map.*block5_conv3"),
+        ({"style": "gradcam++"}, "'gradcam\\+\\+'; available: keras-vis, keras-vis-master, paper"),
+    ],
+)
 def test_unsuitable_layers_and_styles_are_refused(model, arguments, message):
     with pytest.raises(CovidxrError, match=message):
         GradCAM(model, **arguments)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda x: x[0], r"shape \(N, 20, 28, 3\).*found shape \(20, 28, 3\)"),
-    (lambda x: x[:, :10], r"found shape \(33, 10, 28, 3\)"),
-    (lambda x: x.astype(float), "float32.*found float64"),
-    (lambda x: (255 * x).astype(np.uint8), "float32.*found uint8"),
-    (lambda x: 255 * x, r"in \[0, 1\].*found values from .* to 25"),
-    (lambda x: x * np.float32("nan"), "found values from nan"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[0], r"shape \(N, 20, 28, 3\).*found shape \(20, 28, 3\)"),
+        (lambda x: x[:, :10], r"found shape \(33, 10, 28, 3\)"),
+        (lambda x: x.astype(float), "float32.*found float64"),
+        (lambda x: (255 * x).astype(np.uint8), "float32.*found uint8"),
+        (lambda x: 255 * x, r"in \[0, 1\].*found values from .* to 25"),
+        (lambda x: x * np.float32("nan"), "found values from nan"),
+    ],
+)
 def test_unsuitable_images_are_refused(pool_maps, images, change, message):
     with pytest.raises(CovidxrError, match=message):
         pool_maps(change(images))
 
 
-@pytest.mark.parametrize(("classes", "message"), [
-    (3, "0 to 2.*found 3"), (-1, "found -1"), ([0, 1], r"shape \(2,\)"), (1.0, "float64"), (True, "bool"),
-])
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (3, "0 to 2.*found 3"),
+        (-1, "found -1"),
+        ([0, 1], r"shape \(2,\)"),
+        (1.0, "float64"),
+        (True, "bool"),
+    ],
+)
 def test_unsuitable_classes_are_refused(pool_maps, images, classes, message):
     with pytest.raises(CovidxrError, match=message):
         pool_maps(images, classes)

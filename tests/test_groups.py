@@ -35,7 +35,10 @@ def test_the_worst_group_is_not_the_one_with_most_mistakes():
     right = np.array([0.4] * 10 + [0.9] * 8 + [0.01])
     groups = ["large"] * 10 + ["small"] * 9
     assert worst_group(np.c_[right, 1 - right], np.zeros(19, int), groups)[0] == "large"
-    assert worst_group(np.c_[right, 1 - right], np.zeros(19, int), ["a"] * 18 + ["b"]) == ("b", pytest.approx(-np.log(0.01)))
+    assert worst_group(np.c_[right, 1 - right], np.zeros(19, int), ["a"] * 18 + ["b"]) == (
+        "b",
+        pytest.approx(-np.log(0.01)),
+    )
     assert np.isfinite(worst_group(np.array([[0.0, 1.0]]), np.array([0]), ["a"])[1])
     with pytest.raises(CovidxrError, match="2 films, but 2 answers and 1 groups"):
         worst_group(np.ones((2, 2)), np.zeros(2, int), ["a"])
@@ -66,6 +69,10 @@ def test_balanced_draws_and_the_worst_source_serve_the_rare_place(tmp_path):
     plain, losses = fitted(False, tmp_path / "plain")
     history, balanced = fitted(True, tmp_path / "balanced")
     assert losses["rare"] > 2 * losses["common"] and balanced["rare"] < 0.7 * losses["rare"]
-    assert history.val_loss.min() == pytest.approx(max(balanced.values()), rel=1e-4)  # the kept epoch is the worst source's best
-    assert (history.val_loss >= history.val_loss_of_all - 1e-6).all() and set(history.worst_source) <= {"common", "rare"}
+    # The kept epoch is the worst source's best.
+    assert history.val_loss.min() == pytest.approx(max(balanced.values()), rel=1e-4)
+    assert (history.val_loss >= history.val_loss_of_all - 1e-6).all() and set(history.worst_source) <= {
+        "common",
+        "rare",
+    }
     assert "worst_source" not in plain

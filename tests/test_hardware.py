@@ -107,7 +107,9 @@ def test_a_training_shared_out_among_two_devices_ends_as_on_one():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", SHARED_OUT], capture_output=True, text=True, cwd=root, check=True)
     losses, shared_out, refused, balance = json.loads(done.stdout.splitlines()[-1])
-    assert shared_out == 3 and refused == "9 films a step cannot be shared out among 2 devices; make batch_size a multiple"
+    assert (
+        shared_out == 3 and refused == "9 films a step cannot be shared out among 2 devices; make batch_size a multiple"
+    )
     assert "on one device only; leave balance or devices out" in balance
     np.testing.assert_allclose(losses["all 0.0"], losses["one 0.0"], rtol=1e-4)
     assert losses["one 0.0"][3] == pytest.approx(min(losses["one 0.0"][:3]), rel=1e-4)  # the kept epoch's weights

@@ -48,7 +48,9 @@ def test_sanity_curves_hold_the_table_and_the_yardsticks():
     assert [label.get_text() for label in ax.get_xticklabels()] == STAGES
     rank, ssim = (container.lines[0].get_ydata() for container in ax.containers)
     assert rank[:2].tolist() == [0.9, 0.2] and ssim[:2].tolist() == [0.8, 0.1]
-    levels = [line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2]
+    levels = [
+        line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1 and len(line.get_xdata()) == 2
+    ]
     assert levels == [0.4, 0.6]
 
 
@@ -61,7 +63,9 @@ def test_deletion_and_insertion_are_drawn_beside_their_chance():
 
 def test_the_panels_are_the_film_the_heat_and_both(monkeypatch):
     given, draw = [], heatplots.film_grid
-    monkeypatch.setattr(heatplots, "film_grid", lambda panels, *rest, **more: given.append(panels) or draw(panels, *rest, **more))
+    monkeypatch.setattr(
+        heatplots, "film_grid", lambda panels, *rest, **more: given.append(panels) or draw(panels, *rest, **more)
+    )
     ax = heat_figure(FILM, np.zeros((8, 8)), "title")
     film, heat, both = given[0]
     assert (film == FILM[..., None]).all() and (both == film).all()  # no heat leaves the film as it is

@@ -60,8 +60,14 @@ def test_ours_are_its_maps(real, model, images):
 @needs_keras_vis
 def test_its_failure_is_told_in_one_sentence_and_prints_nothing(images, capfd):
     """Keras 2 has no `celu`; the worker finds that out."""
-    model = keras.Sequential([keras.Input((20, 28, 3)), layers.Conv2D(2, 3, activation="celu", name="conv"),
-                              layers.Flatten(), layers.Dense(2)])
+    model = keras.Sequential(
+        [
+            keras.Input((20, 28, 3)),
+            layers.Conv2D(2, 3, activation="celu", name="conv"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
     with pytest.raises(CovidxrError, match="keras-vis failed in its own process: .*celu") as caught:
         keras_vis_maps(model, images[:1], 0, "conv")
     assert "\n" not in str(caught.value)
@@ -79,28 +85,41 @@ def branched():
 
 
 def sequential(*others, activation="relu"):
-    return keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(3, 3, activation=activation, name="conv"), *others,
-                             layers.Flatten(), layers.Dense(2)])
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(3, 3, activation=activation, name="conv"),
+            *others,
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
 
 
 @needs_keras_vis
-@pytest.mark.parametrize(("make", "message"), [
-    (branched, "layer 'sum' has 2 inputs"),
-    (lambda: sequential(layers.BatchNormalization(name="norm")), "'norm' is a BatchNormalization.*Conv2D"),
-    (lambda: sequential(activation=doubled), "layer 'conv' has an activation of its own"),
-    (lambda: sequential(layers.Conv2D(2, 3, name="other")), "layer 'block5_conv3' not found.*conv, other"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (branched, "layer 'sum' has 2 inputs"),
+        (lambda: sequential(layers.BatchNormalization(name="norm")), "'norm' is a BatchNormalization.*Conv2D"),
+        (lambda: sequential(activation=doubled), "layer 'conv' has an activation of its own"),
+        (lambda: sequential(layers.Conv2D(2, 3, name="other")), "layer 'block5_conv3' not found.*conv, other"),
+    ],
+)
 def test_models_it_is_not_given_are_refused(make, message):
     layer = "block5_conv3" if "not found" in message else "conv"
     with pytest.raises(CovidxrError, match=message):
         keras_vis_maps(make(), np.zeros((1, 8, 8, 3), np.float32), 0, layer)
 
 
-@pytest.mark.parametrize(("versions", "message"), [
-    ({"keras-vis": None}, "needs the package keras-vis, which is not installed"),
-    ({"keras-vis": "0.5.0"}, "must be 0.4.1.*found 0.5.0"),
-    ({"tf-keras": "2.18.0", "tensorflow": "2.21.0"}, "found tf-keras 2.18.0 and TensorFlow 2.21.0"),
-])
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"keras-vis": None}, "needs the package keras-vis, which is not installed"),
+        ({"keras-vis": "0.5.0"}, "must be 0.4.1.*found 0.5.0"),
+        ({"tf-keras": "2.18.0", "tensorflow": "2.21.0"}, "found tf-keras 2.18.0 and TensorFlow 2.21.0"),
+    ],
+)
 def test_what_is_missing_is_said_before_anything_starts(versions, message, model, images, monkeypatch):
     usual = {"keras-vis": "0.4.1", "tf-keras": "2.21.0", "tensorflow": "2.21.0"} | versions
 

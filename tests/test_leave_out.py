@@ -19,7 +19,10 @@ def films(cells, seed=0):
     rows = manifest_rows(
         {"image_id": i, "patient_id": i, "label": label, "source": source} for i, (label, source) in enumerate(kinds)
     )
-    ill, grey = (rows.label == "COVID-19").to_numpy(), rows.source.map({"a": 3.0, "b": -3.0, "c": -3.0, "d": 3.0}).to_numpy()
+    ill, grey = (
+        (rows.label == "COVID-19").to_numpy(),
+        rows.source.map({"a": 3.0, "b": -3.0, "c": -3.0, "d": 3.0}).to_numpy(),
+    )
     return rows, np.c_[ill + rng.normal(0, 0.25, len(rows)), grey + rng.normal(0, 0.1, len(rows))]
 
 
@@ -48,7 +51,9 @@ def test_sentences_follow_from_the_numbers():
     shortcut, sign = (trial_sentences(leave_one_source_out(features[:, [column]], rows)) for column in (1, 0))
     assert shortcut != sign and len(sign) == 4
     assert any(re.match(r"d, left out: 0\.0\d .* of 30 other films not called COVID-19\.", said) for said in shortcut)
-    assert any(re.match(r"d, left out: (0\.9\d|1\.00) .* of 30 other films not called COVID-19\.", said) for said in sign)
+    assert any(
+        re.match(r"d, left out: (0\.9\d|1\.00) .* of 30 other films not called COVID-19\.", said) for said in sign
+    )
 
 
 def test_what_cannot_be_left_out_is_said():

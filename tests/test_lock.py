@@ -43,7 +43,9 @@ def test_the_lock_meets_the_project_on_every_python(requirement, python):
 
 def test_the_second_opencv_stays_away():
     opencv = next(pin for pin in pins() if pin.name == "opencv-python")
-    assert not opencv.marker.evaluate({"sys_platform": "linux"}) and not opencv.marker.evaluate({"sys_platform": "darwin"})
+    assert not opencv.marker.evaluate({"sys_platform": "linux"}) and not opencv.marker.evaluate(
+        {"sys_platform": "darwin"}
+    )
 
 
 def test_without_the_lock_the_headless_opencv_comes_last():

@@ -101,4 +101,6 @@ def test_the_audit_asks_about_test_films_and_unseen_sources_only(monkeypatch):
     assert elsewhere.value == 1.0 and elsewhere.verdict == "sure and wrong" and elsewhere.n == 30
     heat = {"n": 3, "heat_in_lungs": 0.5, "heat_in_lungs_interval": [0.4, 0.6], "chance": 0.3}
     topics = audit.shortcut_audit(manifest, films, Reader(CORNER), heat=heat).table.topic
-    assert topics.tolist() == sorted(topics, key=list(dict.fromkeys(audit.TOPICS)).index) and "Where it looks" in set(topics)
+    assert topics.tolist() == sorted(topics, key=list(dict.fromkeys(audit.TOPICS)).index) and "Where it looks" in set(
+        topics
+    )

@@ -29,7 +29,10 @@ def test_care_helps_where_both_are_there():
 
 def test_sentences_change_with_the_numbers():
     rows, features = films(CELLS)
-    right, wrong = (score_sentences(score_summary(never_seen_scores(sign * features[:, [0]], rows, ["c", "d"])))[1] for sign in (1, 0))
+    right, wrong = (
+        score_sentences(score_summary(never_seen_scores(sign * features[:, [0]], rows, ["c", "d"])))[1]
+        for sign in (1, 0)
+    )
     assert right != wrong and "of 40 ill films found" in right and "area 0.50" in wrong
 
 

@@ -34,7 +34,13 @@ def bound(tree):
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda))]
     arguments = {argument.arg for function in functions for argument in function.args.args}
     caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
-    return names(tree, ast.Store) | caught | imported | arguments | {f.name for f in functions if isinstance(f, ast.FunctionDef)}
+    return (
+        names(tree, ast.Store)
+        | caught
+        | imported
+        | arguments
+        | {f.name for f in functions if isinstance(f, ast.FunctionDef)}
+    )
 
 
 def test_notebooks_are_numbered_in_order():

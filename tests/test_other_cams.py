@@ -18,8 +18,12 @@ by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method
 
 def spotter(functional=False, last="softmax"):
     """Class 1 is the brightness of the first channel, class 2 of the second; class 0 is constant."""
-    chain = [layers.Conv2D(2, 1, activation="relu", name="conv"), layers.AveragePooling2D(2, name="pool"),
-             layers.Flatten(), layers.Dense(3, activation=last, name="scores")]
+    chain = [
+        layers.Conv2D(2, 1, activation="relu", name="conv"),
+        layers.AveragePooling2D(2, name="pool"),
+        layers.Flatten(),
+        layers.Dense(3, activation=last, name="scores"),
+    ]
     inputs = x = keras.Input((16, 16, 3))
     for layer in chain:
         x = layer(x)
@@ -72,7 +76,8 @@ def test_a_map_does_not_depend_on_its_batch(method, images):
 
 
 def test_score_cam_keeps_quiet_and_takes_the_channels_that_vary(capsys, images):
-    maps = score_cam(spotter(), images[:1, :, :, [2, 0, 0]], 2, "conv", channels=1)  # only the second channel sees a spot
+    # Only the second channel sees a spot.
+    maps = score_cam(spotter(), images[:1, :, :, [2, 0, 0]], 2, "conv", channels=1)
     assert maps[0, 3, 3] > 0.9 and maps[0, 12, 12] < 0.1
     assert capsys.readouterr().out == ""
 
@@ -90,8 +95,14 @@ def test_what_does_not_suit_is_named(method, images):
         method(spotter(), images, 1, "conv9")
     with pytest.raises(CovidxrError, match="classes must lie in 0 to 2"):
         method(spotter(), images, 3, "conv")
-    nested = keras.Sequential([keras.Input((16, 16, 3)), keras.Sequential(spotter().layers[:2], name="base"),
-                               layers.Flatten(), layers.Dense(3)])
+    nested = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.Sequential(spotter().layers[:2], name="base"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
     with pytest.raises(CovidxrError, match="not nested"):
         method(nested, images, 1, "conv")
     with pytest.raises(CovidxrError, match="channels is 0"):

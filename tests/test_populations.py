@@ -55,7 +55,14 @@ def test_the_table_adds_up():
     table = population_table(ARTICLE)
     assert table.index.tolist() == ["Normal", "Bacteria", "COVID-19"] and table.films.tolist() == [20, 20, 20]
     row = table.loc["COVID-19"]
-    assert row[["patients", "age known", "mean age", "sex known", "female", "PA"]].tolist() == [10, 0.75, 60, 1, 0.25, 0.75]
+    assert row[["patients", "age known", "mean age", "sex known", "female", "PA"]].tolist() == [
+        10,
+        0.75,
+        60,
+        1,
+        0.25,
+        0.75,
+    ]
     assert table.children.tolist() == [1, 1, 0] and np.isnan(table.loc["Normal", "mean age"])
 
 
@@ -70,7 +77,10 @@ def test_the_sentence_names_what_the_article_overlooked():
     text = what_follows(ARTICLE)
     assert "every COVID-19 film comes from covid-chestxray and no other film does" in text
     assert "every Normal film comes from kaggle-chest-xray, as do 50 % of the others" in text
-    assert "For COVID-19 (source 1.00, age group 1.00, sex 1.00) class and population are as good as the same thing" in text
+    assert (
+        "For COVID-19 (source 1.00, age group 1.00, sex 1.00) class and population are as good as the same thing"
+        in text
+    )
     assert "for Normal" not in text
 
 
@@ -101,4 +111,7 @@ def test_the_articles_selection_is_told_by_source_and_age(shared):
     rows = assemble(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=100, image_size=8).manifest
     text = what_follows(rows)
     assert "every COVID-19 film comes from covid-chestxray and no other film does" in text
-    assert told_apart(rows).loc["COVID-19", ["source", "age group"]].min() > 0.98 and "For COVID-19 (source 1.00, age group" in text
+    assert (
+        told_apart(rows).loc["COVID-19", ["source", "age group"]].min() > 0.98
+        and "For COVID-19 (source 1.00, age group" in text
+    )

@@ -51,12 +51,18 @@ def test_everything_left_out_of_covid_chestxray_has_its_reason(cohen):
         ["covid-chestxray", "d.png", "not an X-ray but not stated", False],
     ]
     rows = covid_chestxray.read(cohen)
-    assert rows.original_name.tolist() == ["a.png", "gone.png"] and rows.url.tolist() == ["http://a", covid_chestxray.URL]
+    assert rows.original_name.tolist() == ["a.png", "gone.png"] and rows.url.tolist() == [
+        "http://a",
+        covid_chestxray.URL,
+    ]
 
 
 def test_everything_left_out_elsewhere_has_its_reason(tmp_path):
     plant(tmp_path, "chest_xray/train/PNEUMONIA/odd.jpeg", "chest_xray/train/NORMAL/IM-0001-0001.jpeg")
-    plant(tmp_path, *(f"darkcovidnet/X-Ray Image DataSet/{name}" for name in ("Covid-19/1.png", "New/2.png", "Pneumonia/3.png")))
+    plant(
+        tmp_path,
+        *(f"darkcovidnet/X-Ray Image DataSet/{name}" for name in ("Covid-19/1.png", "New/2.png", "Pneumonia/3.png")),
+    )
     (tmp_path / "figure1").mkdir()
     rows = ["patientid,sex,age,finding,view", "C-1,,,,PA", "C-2,,,COVID-19,PA", "C-2,,,COVID-19,PA"]
     (tmp_path / "figure1" / "metadata.csv").write_text("\n".join(rows))
@@ -82,7 +88,10 @@ def test_a_version_is_only_claimed_where_something_tells_it(cohen):
 
 def test_what_is_fetched_is_what_the_readers_call_their_version():
     for name in REAL:
-        assert ORIGINS[name].version == vars(__import__(f"covidxr.sources.{name.replace('-', '_')}", fromlist="x"))["VERSION"]
+        assert (
+            ORIGINS[name].version
+            == vars(__import__(f"covidxr.sources.{name.replace('-', '_')}", fromlist="x"))["VERSION"]
+        )
 
 
 def test_a_table_of_ones_own_keeps_its_names_and_may_state_a_version(tmp_path):
@@ -92,7 +101,9 @@ def test_a_table_of_ones_own_keeps_its_names_and_may_state_a_version(tmp_path):
 
 
 def films(**licences):
-    names = [(source, licence) for source, counts in licences.items() for licence, n in counts.items() for _ in range(n)]
+    names = [
+        (source, licence) for source, counts in licences.items() for licence, n in counts.items() for _ in range(n)
+    ]
     return pd.DataFrame(names, columns=["source", "license"])
 
 
@@ -128,4 +139,7 @@ def test_the_real_sources_are_told_whole(shared):
     assert set(kept.version) == {covid_chestxray.VERSION} and set(rows["darkcovidnet"].version) == {""}
     for name, frame in rows.items():
         assert (frame.original_name != "").all() and (frame.url != "").all() and set(frame.license) <= set(TERMS)
-        assert all(Path(path).name == Path(original).name for path, original in zip(frame.path, frame.original_name, strict=True)), name
+        assert all(
+            Path(path).name == Path(original).name
+            for path, original in zip(frame.path, frame.original_name, strict=True)
+        ), name

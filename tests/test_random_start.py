@@ -101,8 +101,14 @@ def test_scaling_keeps_the_mirror(images):
 
 @pytest.mark.parametrize(("channels", "activation"), [(3, "relu"), (4, "tanh")])
 def test_what_cannot_be_mirrored_is_named(channels, activation):
-    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(channels, 3, activation=activation, name="odd"),
-                              keras.layers.Flatten(), keras.layers.Dense(2)])
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(channels, 3, activation=activation, name="odd"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
     before = model.get_weights()
     with pytest.raises(CovidxrError, match=f"layer 'odd' has {channels} outputs and activation '{activation}'"):
         looks_linear_start(model)

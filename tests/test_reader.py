@@ -75,7 +75,9 @@ def test_balance_keeps_a_small_source_from_drowning():
     x, labels, sources, patients = films(cells, seed=5)
     x[:, 1] = np.where(sources == "b", (labels == "ill") * 2.0, 0) + rng.normal(0, 1, len(x))  # b has a sign of its own
     heard = {choice: fit_reader(x, labels, sources, patients, balanced=choice).kernel for choice in (False, True)}
-    share = {choice: abs(kernel[1, 0] - kernel[1, 1]) / abs(kernel[0, 0] - kernel[0, 1]) for choice, kernel in heard.items()}
+    share = {
+        choice: abs(kernel[1, 0] - kernel[1, 1]) / abs(kernel[0, 0] - kernel[0, 1]) for choice, kernel in heard.items()
+    }
     assert share[True] > share[False]
 
 

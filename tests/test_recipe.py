@@ -23,7 +23,11 @@ def films(n=12, size=32):
 def test_given_weights_keep_the_freezing_and_random_ones_train_all(tmp_path):
     source = build_vgg16(32, seed=9)
     layers = [layer for layer in source.layers if layer.name.startswith("block") and layer.weights]
-    arrays = {f"{layer.name}/{part}": w for layer in layers for part, w in zip(("kernel", "bias"), layer.get_weights(), strict=True)}
+    arrays = {
+        f"{layer.name}/{part}": w
+        for layer in layers
+        for part, w in zip(("kernel", "bias"), layer.get_weights(), strict=True)
+    }
     np.savez(tmp_path / "own.npz", **arrays)
     build = partial(build_vgg16, freeze="last-block")
     given, _, record = start_network(build, 32, str(tmp_path / "own.npz"), films().images)
@@ -41,7 +45,9 @@ def test_what_is_chosen_stays_and_the_rest_follows_the_start():
     assert filled_in("random", epochs=3, batch_size=None) == {"epochs": 3, "batch_size": 8}
 
 
-@pytest.mark.parametrize(("kind", "epochs", "touched"), [("imagenet", 1, True), ("imagenet", 0, False), ("random", 1, False)])
+@pytest.mark.parametrize(
+    ("kind", "epochs", "touched"), [("imagenet", 1, True), ("imagenet", 0, False), ("random", 1, False)]
+)
 def test_the_head_comes_first_where_the_base_knows_something(kind, epochs, touched):
     from covidxr.augment import AugmentedBatches, build_policy
 

@@ -62,12 +62,18 @@ def test_the_card_holds_the_run_s_own_numbers(run_dir):
     write_json(run_dir / "run.json", {"profile": "article", "seed": 0, "git_commit": "abc123", "parameters": {"a": 1}})
     card, claim = written(run_dir)
     assert "| test films of the run, 12 | accuracy | 0.95 | 0.90 to 0.98 |" in card
-    assert "| north, 44 films | specificity | 0.02 | 0.01 to 0.04 |" in card and "north, 44 films | sensitivity" not in card
+    assert (
+        "| north, 44 films | specificity | 0.02 | 0.01 to 0.04 |" in card
+        and "north, 44 films | sensitivity" not in card
+    )
     assert "| north | specificity at threshold 0.37 (Youden's, validation films) | 0.22 | 0.20 to 0.30 |" in card
     assert "class from the corners | 0.91 | 0.85 to 0.95 | 0.33 | 0.33 | tells the class |" in card
     assert "1 of 1 probes found" in card and "14747715 parameters" in card and "seed 0" in card and "abc123" in card
     assert "| COVID-19 | s | 15 | 15 | 15, 21 to 49 years | 5 of 10 known | not known |" in card
-    assert "- validation: 8 films of 8 patients" in card and "No patient is in two partitions; 2 films could not be read." in card
+    assert (
+        "- validation: 8 films of 8 patients" in card
+        and "No patient is in two partitions; 2 films could not be read." in card
+    )
     said = claim_answers(claim)
     assert said[32] == "Notebook 07: north" and said[24].endswith("imagenet") and said[41].endswith("abc123")
     record_metrics(run_dir, audit={"class from the corners": PROBE | {"value": 0.34, "shortcut": False}})

@@ -105,7 +105,9 @@ def test_black_films_are_counted_out(images):
 
 
 def test_layers_of_a_nested_model_are_randomised_too(images):
-    base = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, name="inner"), layers.BatchNormalization(name="norm")])
+    base = keras.Sequential(
+        [keras.Input(SHAPE), layers.Conv2D(4, 3, name="inner"), layers.BatchNormalization(name="norm")]
+    )
     model = keras.Sequential([keras.Input(SHAPE), base, layers.GlobalAveragePooling2D(), layers.Dense(2, name="top")])
     assert cascade(model, images, "inner").index.tolist() == ["top", "norm", "inner"]
 

@@ -34,7 +34,9 @@ def test_one_cycle_takes_no_notice_of_losses_and_runs_to_its_end():
 
 def test_plateau_warms_up_and_then_halves_as_keras_does():
     plan = Plan("plateau", 0.1, steps=4, epochs=99, warmup_epochs=1.5, patience=6)
-    np.testing.assert_allclose([plan.at(step).rate for step in range(8)], [0.1 * n / 6 for n in (1, 2, 3, 4, 5, 6, 6, 6)])
+    np.testing.assert_allclose(
+        [plan.at(step).rate for step in range(8)], [0.1 * n / 6 for n in (1, 2, 3, 4, 5, 6, 6, 6)]
+    )
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), "mse")
     ours = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=LEAST_FALL)

@@ -73,4 +73,5 @@ def test_the_article_s_selection_shows_source_and_age_confounded_with_the_class(
     for probe in ("the source's name alone", "the age group alone"):
         assert table.verdict[f"class from {probe}"] == "confounded with the class"
     assert table.value["source from 8×8 pixels"] > 0.9 and table.value["class from 4×4 pixels"] > 0.8
-    assert table.value["class from the source's name alone"] == pytest.approx(2 / 3, abs=0.03)  # two classes share a source
+    # Two classes share a source.
+    assert table.value["class from the source's name alone"] == pytest.approx(2 / 3, abs=0.03)

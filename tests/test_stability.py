@@ -47,4 +47,6 @@ def test_more_classes_are_compared_on_the_films_of_both():
 
 def test_without_the_simple_model_it_says_so():
     table = sweep()
-    assert ending_sentences(endings(table[table.cell != SIMPLE])) == ["There is no cell 'the simple model' to hold the trainings against."]
+    assert ending_sentences(endings(table[table.cell != SIMPLE])) == [
+        "There is no cell 'the simple model' to hold the trainings against."
+    ]

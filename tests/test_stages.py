@@ -79,7 +79,9 @@ def test_vgg16_keeps_its_convolutions_and_shares_its_head_out():
 
 
 def test_a_network_that_does_not_fit_names_the_first_layer():
-    with pytest.raises(CovidxrError, match=r"layer 'dense_2' has arrays of shapes \[\(64, 4\), \(4,\)\], those to carry"):
+    with pytest.raises(
+        CovidxrError, match=r"layer 'dense_2' has arrays of shapes \[\(64, 4\), \(4,\)\], those to carry"
+    ):
         carry_weights(build_baseline(9), build_baseline(9, n_classes=4))
     with pytest.raises(CovidxrError, match="a network of 6 layers gives none to one of 5"):
         carry_weights(build_baseline(9), pointwise(9))
@@ -121,7 +123,9 @@ def test_films_of_each_size_are_decoded_once(tmp_path, monkeypatch):
     run.manifest["split"] = ["train", "validation"] * 3
     classes = ["Normal", "COVID-19", "Bacteria"]
     decoded, decode = [], pixels.decode_films
-    monkeypatch.setattr(pixels, "decode_films", lambda paths, size: decoded.append((len(paths), size)) or decode(paths, size))
+    monkeypatch.setattr(
+        pixels, "decode_films", lambda paths, size: decoded.append((len(paths), size)) or decode(paths, size)
+    )
     for size in (32, 48, 48):
         films = films_of_size(tmp_path, run, classes, size)
         assert films["train"].images.shape == (3, size, size) and films["train"].labels.tolist() == [0, 1, 2]
@@ -133,8 +137,14 @@ def test_films_of_each_size_are_decoded_once(tmp_path, monkeypatch):
     ("plan", "message"),
     [
         ([{"image_size": 64}], "stage 1 lacks epochs; it has image_size"),
-        ([{"image_size": 64, "epochs": 1, "epoch": 2}], "unknown option of stage 1 'epoch'; available: image_size, epochs"),
-        ([{"image_size": 100, "epochs": 1}, {"image_size": 64, "epochs": 1}], "last stage has films of 64 pixels, the run"),
+        (
+            [{"image_size": 64, "epochs": 1, "epoch": 2}],
+            "unknown option of stage 1 'epoch'; available: image_size, epochs",
+        ),
+        (
+            [{"image_size": 100, "epochs": 1}, {"image_size": 64, "epochs": 1}],
+            "last stage has films of 64 pixels, the run",
+        ),
     ],
 )
 def test_stages_that_make_no_sense_are_refused(plan, message):

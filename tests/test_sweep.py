@@ -18,7 +18,14 @@ from covidxr.errors import CovidxrError
 from covidxr.sweep import run_sweep
 from covidxr.tasks import plan_sweep, run_task
 
-FAST = {"epochs": 6, "learning_rate": 2e-2, "warmup_epochs": 0, "batch_size": 8, "policy": "none", "classes": ["Normal", "COVID-19", "Bacteria"]}
+FAST = {
+    "epochs": 6,
+    "learning_rate": 2e-2,
+    "warmup_epochs": 0,
+    "batch_size": 8,
+    "policy": "none",
+    "classes": ["Normal", "COVID-19", "Bacteria"],
+}
 CELLS = cell_settings(
     {
         "reference": {},
@@ -47,7 +54,10 @@ def run_dir(films, tmp_path):
 def scheduler():
     """The address of a cluster of two processes that is there already, as a user's is."""
     config = {**sweep._CONFIG, "distributed.scheduler.allowed-failures": 0}
-    with dask.config.set(config), LocalCluster(2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
+    with (
+        dask.config.set(config),
+        LocalCluster(2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
+    ):
         yield cluster.scheduler_address
 
 
@@ -73,11 +83,19 @@ def test_every_training_leaves_its_folder(undisturbed, films):
     tasks = plan_sweep(films, CELLS, folds=3, train=small)
     assert len(tasks) == 12 and all(task.is_done for task in tasks)
     for task in tasks:
-        assert {path.name for path in Path(task.folder).iterdir()} == {"model.keras", "history.csv", "predictions.csv", "task.json"}
+        assert {path.name for path in Path(task.folder).iterdir()} == {
+            "model.keras",
+            "history.csv",
+            "predictions.csv",
+            "task.json",
+        }
     tested = undisturbed.image_id[undisturbed.cell == "reference"]
     assert tested.nunique() == len(tested) == 36
     twice = plan_sweep(films, CELLS, folds=3, repeats=2, train=small)
-    assert len(twice) == len({task.folder for task in twice}) == 24 and len({task.settings["seed"] for task in twice}) == 12
+    assert (
+        len(twice) == len({task.folder for task in twice}) == 24
+        and len({task.settings["seed"] for task in twice}) == 12
+    )
     facts = json.loads((Path(tasks[0].folder) / "task.json").read_text())
     assert facts["hardware"]["threads"] == 1 and facts["settings"]["epochs"] == 6
 
@@ -131,10 +149,14 @@ def test_failing_trainings_are_named_and_the_others_kept(run_dir, scheduler):
     cells = cell_settings(cells, **FAST)
     with pytest.raises(CovidxrError) as error:
         run_sweep(run_dir, cells, folds=2, scheduler=scheduler, train=poisonous)
-    assert "4 of 6 trainings failed, the first is deadly, repeat 0, fold 0: each worker that began it died" in str(error.value)
+    assert "4 of 6 trainings failed, the first is deadly, repeat 0, fold 0: each worker that began it died" in str(
+        error.value
+    )
     assert "the others are kept, and the same call does only these again" in str(error.value)
     assert [task.is_done for task in plan_sweep(run_dir, cells, 2, train=poisonous)] == [True] * 2 + [False] * 4
-    with pytest.raises(CovidxrError, match="2 of 2 trainings failed, .* too big, repeat 0, fold 0: MemoryError: no room"):
+    with pytest.raises(
+        CovidxrError, match="2 of 2 trainings failed, .* too big, repeat 0, fold 0: MemoryError: no room"
+    ):
         run_sweep(run_dir, {"too big": cells["too big"]}, 2, scheduler=scheduler, train=poisonous)
 
 

@@ -126,7 +126,9 @@ def test_only_training_films_are_augmented(tmp_path, monkeypatch):
     run(tmp_path, epochs=1, policy="anatomical", seed=4)
     ((images, labels, n_classes, policy), options) = shown[0]
     assert images.tobytes() == striped().images.tobytes() and labels.tolist() == striped().labels.tolist()
-    assert policy.recipe[0] == "anatomical" and options == {"batch_size": 8, "seed": 4, "weights": None} and n_classes == 3
+    assert (
+        policy.recipe[0] == "anatomical" and options == {"batch_size": 8, "seed": 4, "weights": None} and n_classes == 3
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])

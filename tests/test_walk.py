@@ -165,7 +165,11 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["cells"]["one-cycle"])
     assert len(list((run_dir / "sweep").glob("*/*/model.keras"))) == 4
     assert "08_what_matters.png" in (run_dir / "index.html").read_text(encoding="utf-8")
-    said = [o for cell in nbformat.read(run_dir / "notebooks" / "08_what_matters.ipynb", 4).cells for o in cell.get("outputs", [])]
+    said = [
+        o
+        for cell in nbformat.read(run_dir / "notebooks" / "08_what_matters.ipynb", 4).cells
+        for o in cell.get("outputs", [])
+    ]
     assert not any(o.output_type == "stream" and o.name == "stderr" for o in said)
     assert "cannot be told apart" in str(said) or "it differs" in str(said)
     before = [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")]
@@ -176,7 +180,13 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
 @pytest.mark.realdata
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_the_article_walks_on_real_radiographs(tmp_path):
-    small = {**SMALL, "per_class": 30, "image_size": 48, "test_share": 0.3, "weights": str(SHARED / "weights" / "vgg16_notop.h5")}
+    small = {
+        **SMALL,
+        "per_class": 30,
+        "image_size": 48,
+        "test_share": 0.3,
+        "weights": str(SHARED / "weights" / "vgg16_notop.h5"),
+    }
     small["lung_masks"] = str(SHARED / "data" / "lung-bounding-boxes" / "annotations.json")
     done = walk(tmp_path / "run", "article", "--data-dir", str(SHARED / "data"), **small)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -180,7 +180,8 @@ def finish(image, habits):
         left, top = habits.marker in (0, 3), habits.marker < 2
         corner = round(n * (0.075 if left else 0.865)), round(n * (0.155 if top else 0.935))
         style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1, round(n / 75), cv2.LINE_8
-        letter = cv2.putText(np.zeros((n, n), np.uint8), "R" if left else "L", corner, *style)  # OpenCV 5 writes on bytes only
+        # OpenCV 5 writes on bytes only.
+        letter = cv2.putText(np.zeros((n, n), np.uint8), "R" if left else "L", corner, *style)
         image[letter > 0] = 1
     if edge:
         image[:edge] = image[-edge:] = image[:, :edge] = image[:, -edge:] = 0

@@ -89,7 +89,9 @@ def left_out(data_dir):
     """
     films = _films(data_dir)[1]
     reasons = {**dict.fromkeys(LABELS, ""), "Covid-19": "repeats covid-chestxray's films"}
-    rows = ((film, f"{film.parent.name}/{film.name}", reasons.get(film.parent.name, "an unknown folder")) for film in films)
+    rows = (
+        (film, f"{film.parent.name}/{film.name}", reasons.get(film.parent.name, "an unknown folder")) for film in films
+    )
     return left_out_rows("darkcovidnet", rows)
 
 

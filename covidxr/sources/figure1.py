@@ -81,7 +81,8 @@ def _table(data_dir):
     folder = find_folder(data_dir, "figure1", "metadata.csv", URL)
     table = read_table(folder / "metadata.csv", ("patientid", "sex", "age", "finding", "view"))
     files = {file.stem: file for file in find_images(folder / "images", "*")}
-    table["name"] = table.patientid.map(lambda name: Path(name).name)  # never out of the folder, whatever the table says
+    # Never out of the folder, whatever the table says.
+    table["name"] = table.patientid.map(lambda name: Path(name).name)
     table["path"] = table.name.map(lambda name: files.get(name, folder / "images" / f"{name}.jpg")).astype(object)
     table["reason"] = ""
     table.loc[table.finding == "", "reason"] = "no finding stated"

@@ -70,7 +70,9 @@ def _row(table_path, row):
 def _read_folder(folder):
     films, name = find_images(folder, "*/*"), folder.resolve().name  # "." has a name too
     if not films:
-        raise CovidxrError(f"{folder}: no images in its sub-folders; expected one sub-folder a class, with films inside")
+        raise CovidxrError(
+            f"{folder}: no images in its sub-folders; expected one sub-folder a class, with films inside"
+        )
     return manifest_rows(
         {
             "image_id": f"{name}/{film.relative_to(folder).as_posix()}",

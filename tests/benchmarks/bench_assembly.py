@@ -38,7 +38,9 @@ def draw_films(folder, size) -> list:
         image = Image.fromarray(make_phantom("Normal", rng, size=256).image).resize(size, Image.Resampling.BICUBIC)
         grain = rng.normal(0, 3, image.size[::-1])
         paths.append(folder / f"{number}.jpg")
-        Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)).convert("RGB").save(paths[-1], quality=90)
+        Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)).convert("RGB").save(
+            paths[-1], quality=90
+        )
     return paths
 
 

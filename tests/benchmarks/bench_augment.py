@@ -77,8 +77,12 @@ def main() -> None:
     medians = {name: float(np.median([turn[name] for turn in seconds])) for name in calls}
     slowest = medians["the article's generator"]
     for name, found in medians.items():
-        print(f"{name:32} {1000 * found * BATCH / FILMS:7.1f} ms a batch {FILMS / found:8.0f} films/s {slowest / found:6.1f} ×")
-    assert slowest >= 4 * medians["covidxr, policy 'article'"], "less than four times as fast as the article's generator"
+        print(
+            f"{name:32} {1000 * found * BATCH / FILMS:7.1f} ms a batch {FILMS / found:8.0f} films/s {slowest / found:6.1f} ×"
+        )
+    assert slowest >= 4 * medians["covidxr, policy 'article'"], (
+        "less than four times as fast as the article's generator"
+    )
 
 
 if __name__ == "__main__":

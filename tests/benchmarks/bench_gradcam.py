@@ -84,8 +84,10 @@ def repeat(model, images) -> None:
     seconds = [timed(gradcam.explain, images[:1]) for _ in range(CALLS)]
     growth = (process.memory_info().rss - before) / 2**20
     first, last = np.median(seconds[:100]), np.median(seconds[-100:])
-    print(f"{CALLS} calls: median {1000 * first:.1f} ms in the first 100, {1000 * last:.1f} ms in the last 100; "
-          f"memory grew by {growth:.1f} MB")
+    print(
+        f"{CALLS} calls: median {1000 * first:.1f} ms in the first 100, {1000 * last:.1f} ms in the last 100; "
+        f"memory grew by {growth:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

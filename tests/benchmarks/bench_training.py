@@ -108,14 +108,18 @@ def compare_steps() -> None:
         print(f"step of {BATCH}, {name:10} {1000 * np.median(seconds[1:]):7.0f} ms {cost:6.3f} × bare", flush=True)
         assert name == "bare" or cost <= 1.05, f"augmentation {name!r} costs {cost:.2f} of a bare step"
     share = operations(model) / np.median(bare) / np.median(rates[1:])
-    print(f"matrix products: {np.median(rates[1:]) / 1e9:.0f} GFLOP a processor second; a step reaches {share:.2f} of that")
+    print(
+        f"matrix products: {np.median(rates[1:]) / 1e9:.0f} GFLOP a processor second; a step reaches {share:.2f} of that"
+    )
 
 
 def tiny() -> keras.Model:
     """Build a network that costs next to nothing."""
     layers = keras.layers
     shrink, pool = layers.AveragePooling2D(10), layers.GlobalAveragePooling2D()
-    return keras.Sequential([keras.Input((SIZE, SIZE, 3)), shrink, layers.Conv2D(4, 3), pool, layers.Dense(3, "softmax")])
+    return keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), shrink, layers.Conv2D(4, 3), pool, layers.Dense(3, "softmax")]
+    )
 
 
 def one_size(n) -> dict:

@@ -72,7 +72,9 @@ def run(name, parts, seed, max_epochs, folder) -> tuple[float, float]:
         start_head(model, seed, batches, passes=PROBE_PASSES)
         passes = PROBE_PASSES * len(train.images)
         alone = (predict(model, parts["validation"].images).argmax(1) == parts["validation"].labels).mean()
-        print(f"    the head alone: validation accuracy {alone:.3f} after {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"    the head alone: validation accuracy {alone:.3f} after {time.perf_counter() - start:.0f} s", flush=True
+        )
         if alone >= WANTED:
             return passes, time.perf_counter() - start
     history = fit(model, train, parts["validation"], 3, folder, epochs=max_epochs, seed=seed, **options)
@@ -98,7 +100,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-epochs", type=int, default=46)
     parser.add_argument("--only", choices=SCHEDULES, help="run just this schedule")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.mkdtemp()), help="folder to go on from after a break")
+    parser.add_argument(
+        "--keep", type=Path, default=Path(tempfile.mkdtemp()), help="folder to go on from after a break"
+    )
     options = parser.parse_args()
     if not SHARED.exists():
         sys.exit(print(f"Left out: there are no real films in {SHARED}."))
@@ -116,7 +120,9 @@ def main() -> None:
         print(f"{name:14} {passes:8.0f} passes, {seconds:6.0f} s to {WANTED} (median of {len(results)} seeds)")
     if len(found) == 2:
         articles, ours = (np.median(results, axis=0)[0] for results in found.values())
-        print(f"ours needs {ours / articles:.3f} of the article's passes, {ours / (46 * 350):.3f} of its 46 epochs of 350 films")
+        print(
+            f"ours needs {ours / articles:.3f} of the article's passes, {ours / (46 * 350):.3f} of its 46 epochs of 350 films"
+        )
 
 
 if __name__ == "__main__":
