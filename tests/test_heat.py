@@ -14,8 +14,6 @@ from covidxr.heat import black_out, heat_share, heat_summary, lung_boxes
 from covidxr.pixels import decode_films
 from covidxr.sources import covid_chestxray
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
 
 def halves(n, size=8) -> np.ndarray:
     """Masks of the left half."""
@@ -139,11 +137,10 @@ def test_blacking_out_leaves_the_rest_and_the_original_alone():
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not DATA.exists(), reason="no real radiographs here")
-def test_nearly_all_real_covid_films_have_lung_boxes_of_plausible_area():
-    films = covid_chestxray.read(DATA)
+def test_nearly_all_real_covid_films_have_lung_boxes_of_plausible_area(shared):
+    films = covid_chestxray.read(shared / "data")
     films = films[(films.label == "COVID-19") & films.path.map(lambda path: Path(path).is_file())]
-    masks = lung_boxes(films, DATA / "lung-bounding-boxes" / "annotations.json", 100)
+    masks = lung_boxes(films, shared / "data" / "lung-bounding-boxes" / "annotations.json", 100)
     known = masks.any((1, 2))
     assert len(films) > 180 and known.mean() > 0.95
     area = masks[known].mean((1, 2))
@@ -153,11 +150,10 @@ def test_nearly_all_real_covid_films_have_lung_boxes_of_plausible_area():
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not DATA.exists(), reason="no real radiographs here")
-def test_real_lung_boxes_lie_on_what_is_dark():
-    films = covid_chestxray.read(DATA)
+def test_real_lung_boxes_lie_on_what_is_dark(shared):
+    films = covid_chestxray.read(shared / "data")
     films = films[(films.label == "COVID-19") & films.path.map(lambda path: Path(path).is_file())][:60]
-    masks = lung_boxes(films, DATA / "lung-bounding-boxes" / "annotations.json", 50)
+    masks = lung_boxes(films, shared / "data" / "lung-bounding-boxes" / "annotations.json", 50)
     pixels = decode_films(films.path, 50)
     inside, upside_down = (
         np.array([film[mask].mean() for film, mask in zip(pixels, turned, strict=True) if mask.any()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +12,6 @@ from covidxr.dataset import load_pixels, read_source
 from covidxr.errors import CovidxrError
 from covidxr.heat import lung_boxes
 from covidxr.lungs import bounding_boxes, crop, find_lungs, overlap
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def drawn(n, seed=0):
@@ -66,11 +63,11 @@ def test_a_crop_shows_the_box_and_nothing_else():
 
 
 @pytest.mark.realdata
-def test_lungs_of_real_films_are_found_from_a_few_pixels_better_than_by_their_mean_box():
-    rows = read_source("covid-chestxray", DATA)
+def test_lungs_of_real_films_are_found_from_a_few_pixels_better_than_by_their_mean_box(shared):
+    rows = read_source("covid-chestxray", shared / "data")
     rows = rows[rows.path.map(os.path.exists)].head(150).reset_index(drop=True)
     pixels = load_pixels(rows, 64)
-    lungs = lung_boxes(rows, DATA / "lung-bounding-boxes" / "annotations.json", 64)
+    lungs = lung_boxes(rows, shared / "data" / "lung-bounding-boxes" / "annotations.json", 64)
     wanted = bounding_boxes(lungs)
     known = np.isfinite(wanted[:, 0])
     small = np.stack([cv2.resize(cv2.equalizeHist(film), (24, 24), interpolation=cv2.INTER_AREA) for film in pixels])

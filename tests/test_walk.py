@@ -18,7 +18,6 @@ from PIL import Image
 from covidxr.sources.phantom import make_phantom
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
 SMALL = {
     "per_class": 16, "epochs": 1, "probe_epochs": 5, "finder_steps": 3, "baseline_epochs": 2, "warmup_epochs": 1,
     "weights": "random", "image_size": 48, "n_compared": 1, "n_sanity": 4, "n_curves": 2, "n_untrained": 1,
@@ -178,17 +177,16 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
-def test_the_article_walks_on_real_radiographs(tmp_path):
+def test_the_article_walks_on_real_radiographs(shared, tmp_path):
     small = {
         **SMALL,
         "per_class": 30,
         "image_size": 48,
         "test_share": 0.3,
-        "weights": str(SHARED / "weights" / "vgg16_notop.h5"),
+        "weights": str(shared / "weights" / "vgg16_notop.h5"),
     }
-    small["lung_masks"] = str(SHARED / "data" / "lung-bounding-boxes" / "annotations.json")
-    done = walk(tmp_path / "run", "article", "--data-dir", str(SHARED / "data"), **small)
+    small["lung_masks"] = str(shared / "data" / "lung-bounding-boxes" / "annotations.json")
+    done = walk(tmp_path / "run", "article", "--data-dir", str(shared / "data"), **small)
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["audit"]["source from 8×8 pixels"]["value"] > 0.8  # class and source are the same thing there

@@ -22,7 +22,6 @@ from covidxr import weights as module
 from covidxr.errors import CovidxrError
 from covidxr.weights import CONV_LAYERS, load_weights
 
-SHARED = Path(__file__).parents[2] / "shared"
 CHANNELS = dict(zip(CONV_LAYERS, (2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5), strict=True))
 
 
@@ -234,11 +233,10 @@ def test_a_file_of_another_kind_or_none(tmp_path, name):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared folder")
-def test_recorded_sums_and_published_digits():
-    weights = module._read(SHARED / "weights" / "vgg16_notop.h5")
+def test_recorded_sums_and_published_digits(shared):
+    weights = module._read(shared / "weights" / "vgg16_notop.h5")
     assert module._first_not_imagenet(weights) is None
-    table = (SHARED / "reference" / "vgg16.md").read_text(encoding="utf-8")
+    table = (shared / "reference" / "vgg16.md").read_text(encoding="utf-8")
     rows = re.findall(r"(block\d_conv\d) \| (-?[\d.]+) \| (-?[\d.]+) \|", table)
     assert sorted(name for name, _, _ in rows) == list(CONV_LAYERS)
     for name, kernel, bias in rows:
