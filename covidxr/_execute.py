@@ -27,6 +27,7 @@ from covidxr.files import atomic_path
 
 _SAMPLE_SECONDS = 0.2
 _KERNEL_START_SECONDS = 180  # a busy machine may take a minute
+_LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
 _ERROR_LINES = 6  # TensorFlow appends its graph to some messages
 # The page as nbconvert makes it, without the scripts that it would fetch from the network.
 _OFFLINE = """{% extends 'index.html.j2' %}
@@ -199,9 +200,10 @@ def _connection():
 
     TCP ports are chosen before the kernel opens them, and another run may take one in between.
     """
-    with tempfile.TemporaryDirectory(prefix="covidxr-") as folder:  # short: a socket's path has about 100 characters
+    with tempfile.TemporaryDirectory(prefix="covidxr-") as folder:
         file = os.path.join(folder, "kernel.json")
-        yield Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc"}} if os.name == "posix" else {})
+        sockets = os.name == "posix" and len(file) <= _LONGEST_SOCKET
+        yield Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc" if sockets else "tcp"}})
 
 
 class _Meter:

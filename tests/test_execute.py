@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,9 +103,9 @@ def test_failed_notebook_names_the_cell_and_keeps_its_copy(finished, tmp_path, m
     assert {path.name for path in tmp_path.glob("*.*")} == {"02_use.failed.ipynb"}
 
 
-def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, monkeypatch):
-    sockets = tmp_path / "s"
-    sockets.mkdir()
+@pytest.mark.parametrize(("folder", "channels"), [("s", list("12345")), ("too-long-for-a-socket" * 4, [])])
+def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, monkeypatch, folder, channels):
+    sockets = Path(tempfile.mkdtemp(suffix=folder))  # pytest's own folders are too long themselves
     monkeypatch.setattr("tempfile.tempdir", str(sockets))
     look = (
         "import psutil\nsorted({one.laddr for one in psutil.Process().net_connections('unix') if 'ipc' in one.laddr})"
@@ -112,5 +113,5 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     write_notebook(tmp_path / "look.ipynb", "run_dir = '.'", look)
     assert execute(tmp_path / "look.ipynb", tmp_path / "out.ipynb", {}).error is None
     shown = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
-    assert re.findall(r"/s/covidxr-\w+/kernel-ipc-(\d)'", shown) == list("12345")
-    assert list(sockets.iterdir()) == []
+    assert re.findall(r"s/covidxr-\w+/kernel-ipc-(\d)'", shown) == channels
+    sockets.rmdir()  # which is empty again
