@@ -110,7 +110,15 @@ def test_notebooks_print_nothing_but_what_the_library_says_of_numbers(name):
         said = [node for argument in call.args for node in ast.walk(argument)]
         assert not any(isinstance(node, (ast.JoinedStr, ast.Constant)) for node in said), ast.unparse(call)
         called = {ast.unparse(node.func).split(".")[-1] for node in said if isinstance(node, ast.Call)}
-        library = {"sentences", "trial_sentences", "step_sentences", "score_sentences", "comparison", "summary"}
+        library = {
+            "sentences",
+            "trial_sentences",
+            "step_sentences",
+            "score_sentences",
+            "care_sentences",
+            "comparison",
+            "summary",
+        }
         assert called <= library and called
 
 
