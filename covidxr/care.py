@@ -38,8 +38,8 @@ def care_steps(manifest, pixels, lungs=None, weights="auto", policy="anatomical"
     Returns
     -------
     dict
-        Name to `covidxr.steps.Step`: the whole of VGG16; its first three blocks; sources balanced; an intercept for each source;
-        augmented copies; lungs cropped. The last two are both held against the one before them.
+        Name to `covidxr.steps.Step`: the whole of VGG16; its first three blocks; sources balanced; a discriminant; augmented
+        copies; lungs cropped. The last two are both held against the one before them.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def care_steps(manifest, pixels, lungs=None, weights="auto", policy="anatomical"
     >>> films = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)
     >>> steps = care_steps(manifest_rows({"image_id": i} for i in range(3)), films, weights="random")
     >>> [step.against for step in steps.values()]
-    [None, 'all of VGG16', 'three blocks', 'sources balanced', 'source intercepts']
+    [None, 'all of VGG16', 'three blocks', 'sources balanced', 'discriminant']
     """
     whole = build_vgg16(pixels.shape[1], seed=seed)
     load_weights(whole, weights)
@@ -56,14 +56,14 @@ def care_steps(manifest, pixels, lungs=None, weights="auto", policy="anatomical"
     steps = {
         "all of VGG16": Step(features(whole, pixels), PLAIN),
         "three blocks": Step(seen, PLAIN, "all of VGG16"),
-        "sources balanced": Step(seen, {"intercepts": False}, "three blocks"),
-        "source intercepts": Step(seen, {}, "sources balanced"),
-        "augmented copies": Step([seen, *_augmented(early, pixels, policy, seed)], {}, "source intercepts"),
+        "sources balanced": Step(seen, {"discriminant": False}, "three blocks"),
+        "discriminant": Step(seen, {}, "sources balanced"),
+        "augmented copies": Step([seen, *_augmented(early, pixels, policy, seed)], {}, "discriminant"),
     }
     patients = patient_keys(manifest)
     if lungs is not None and patients[lungs.any(axis=(1, 2))].nunique() >= FEWEST_PATIENTS:
         cropped = crop(pixels, find_lungs(seen, lungs, patients))
-        steps["lungs cropped"] = Step(features(early, cropped), {}, "source intercepts")
+        steps["lungs cropped"] = Step(features(early, cropped), {}, "discriminant")
     return steps
 
 

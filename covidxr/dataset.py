@@ -105,7 +105,7 @@ def assemble(
     work_dir=".",
     drop_twins=False,
 ) -> Assembly:
-    """Choose the same number of readable films for each class and decode them.
+    """Choose readable films for each class, by default the same number, and decode them.
 
     Within a class, films are drawn at random, taking turns between its sources, so that no source outweighs another
     while both last.
@@ -120,8 +120,8 @@ def assemble(
         The labels to keep.
     label_map : dict, optional
         Labels to rename first, such as ``{"Virus": "Pneumonia"}``.
-    per_class : int or None
-        Films a class; None takes as many as the smallest class has.
+    per_class : int, None or "all"
+        Films a class; None takes as many as the smallest class has, ``"all"`` every film of every class.
     image_size : int
         Side of the decoded films in pixels.
     seed : int
@@ -142,7 +142,8 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`.
+        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`, or that is
+        a word other than "all".
 
     Examples
     --------
@@ -153,7 +154,8 @@ def assemble(
     """
     if not sources:
         raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
-    drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
+    most = _checked_number(per_class)
+    drawn = {"classes": classes, "per_class": most or 120, "seed": seed}
     frames = [
         SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn)
         if source == "phantom"
@@ -168,11 +170,18 @@ def assemble(
     drawn_order = _shuffled(candidates, seed)
     guard = TwinGuard() if drop_twins else None
     by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
-    picks = [_first_readable(rows, label, per_class, image_size, guard) for label, rows in by_class]
-    manifest, pixels = _put_together(picks, min(len(pick.manifest) for pick in picks))
+    picks = [_first_readable(rows, label, most, image_size, guard) for label, rows in by_class]
+    counts = [len(pick.manifest) for pick in picks]
+    manifest, pixels = _put_together(picks, counts if per_class == "all" else [min(counts)] * len(counts))
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
     rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
     return Assembly(mark_twins(manifest, pixels), pixels, rejected)
+
+
+def _checked_number(per_class):
+    if isinstance(per_class, str) and per_class != "all":
+        raise CovidxrError(f"per_class is {per_class!r}; it takes a number of films, None or 'all'")
+    return None if per_class == "all" else per_class
 
 
 def _shuffled(candidates, seed):
@@ -217,13 +226,13 @@ def _reason_against(image_id, film, guard):
     return f"twin of {twin}" if twin else ""
 
 
-def _put_together(picks, per_class):
+def _put_together(picks, counts):
     """Bring the classes into one manifest and one array, sorted by image within each class, without a second copy."""
-    rows, pixels = [], np.empty((len(picks) * per_class, *picks[0].pixels.shape[1:]), np.uint8)
-    for start, pick in zip(range(0, len(pixels), per_class), picks, strict=True):
-        order = np.argsort(pick.manifest.image_id[:per_class].to_numpy(dtype=str))
+    rows, pixels = [], np.empty((sum(counts), *picks[0].pixels.shape[1:]), np.uint8)
+    for end, count, pick in zip(np.cumsum(counts), counts, picks, strict=True):
+        order = np.argsort(pick.manifest.image_id[:count].to_numpy(dtype=str))
         rows.append(pick.manifest.iloc[order])
-        np.take(pick.pixels, order, axis=0, out=pixels[start : start + per_class], mode="clip")
+        np.take(pick.pixels, order, axis=0, out=pixels[end - count : end], mode="clip")
     return pd.concat(rows, ignore_index=True), pixels
 
 

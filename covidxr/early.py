@@ -88,8 +88,8 @@ def early_of(vgg16, seed=0) -> keras.Model:
     return model
 
 
-def read_within_sources(model, images, manifest, classes):
-    """Fit the softmax by `covidxr.reader.fit_reader`: sources balanced, each with an intercept of its own meanwhile.
+def fit_softmax(model, images, manifest, classes):
+    """Fit the softmax by `covidxr.reader.fit_reader`: sources balanced, what differs between them noise.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def read_within_sources(model, images, manifest, classes):
     >>> rows = manifest_rows({"image_id": i, "patient_id": i, "label": "ab"[i % 2], "source": "x"} for i in range(20))
     >>> films = np.where(np.arange(20)[:, None, None] % 2, np.eye(32), np.eye(32)[::-1]).astype(np.uint8) * 255
     >>> model = build_early(32, 2)
-    >>> read_within_sources(model, films, rows, ["a", "b"])
+    >>> fit_softmax(model, films, rows, ["a", "b"])
     >>> model(np.repeat(films[:2, :, :, None] / 255.0, 3, axis=-1)).numpy().argmax(axis=1).tolist()
     [0, 1]
     """

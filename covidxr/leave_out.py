@@ -11,7 +11,7 @@ from covidxr.network_probes import POSITIVE
 from covidxr.reader import fit_reader
 from covidxr.splits import patient_keys
 
-PLAIN = {"balanced": False, "intercepts": False}  # a reader without care for sources
+PLAIN = {"balanced": False, "discriminant": False}  # a reader without care for sources
 
 
 def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how)
     positive : str
         The class against all others.
     **how
-        ``balanced`` and ``intercepts`` of `covidxr.reader.fit_reader`.
+        ``balanced`` and ``discriminant`` of `covidxr.reader.fit_reader`.
 
     Returns
     -------

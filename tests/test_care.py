@@ -21,9 +21,9 @@ def films():
 def test_each_step_changes_one_thing(films):
     steps = care_steps(*films, weights="random")
     assert list(steps) == [
-        "all of VGG16", "three blocks", "sources balanced", "source intercepts", "augmented copies", "lungs cropped",
+        "all of VGG16", "three blocks", "sources balanced", "discriminant", "augmented copies", "lungs cropped",
     ]  # fmt: skip
-    assert steps["three blocks"].features is steps["source intercepts"].features
+    assert steps["three blocks"].features is steps["discriminant"].features
     assert steps["all of VGG16"].how == steps["three blocks"].how
     assert not np.allclose(steps["lungs cropped"].features, steps["three blocks"].features)
 

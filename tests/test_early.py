@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covidxr.early import build_early, read_within_sources
+from covidxr.early import build_early, fit_softmax
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict
 from covidxr.model import build_vgg16
@@ -45,7 +45,7 @@ def test_it_shares_the_first_three_blocks_and_trains_only_its_softmax():
 def test_the_network_says_what_its_reader_says():
     images, rows = planted(80)
     model, classes = build_early(32, 2), ["Normal", "COVID-19"]
-    read_within_sources(model, images, rows, classes)
+    fit_softmax(model, images, rows, classes)
     x = features(model, images)
     reader = fit_reader(x, rows.label, rows.source, ("b/" + rows.patient_id).to_numpy(dtype=str))
     stated = predict(model, images)

@@ -1,61 +1,87 @@
-"""A reader with an intercept for each source learns the sign, not the place; one without learns the place."""
+"""The discriminant hears the sign before the place; where sources do not differ, it is as good as logistic regression."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from covidxr import reader as module
 from covidxr.errors import CovidxrError
 from covidxr.reader import fit_reader
 
+GREYS = {"a": 3, "b": 0, "c": -1, "d": 1, "e": -2, "f": -3}
 
-def films(cells, seed=0, noise=1.0):
-    """Labels and sources of (label, source, count), and two features: a noisy sign of "ill", and the source's own grey."""
+
+def films(cells, seed=0, sign=1.0):
+    """Labels and sources of (label, source, count), and 30 features: all with their source's grey, 5 with a sign of "ill"."""
     rng = np.random.default_rng(seed)
     labels, sources = (np.array([cell[i] for cell in cells for _ in range(cell[2])]) for i in (0, 1))
-    grey = np.select([sources == "a", sources == "b"], [2.0, -2.0])
-    features = np.c_[(labels == "ill") + rng.normal(0, noise, len(labels)), grey + rng.normal(0, 0.5, len(labels))]
+    features = rng.normal(size=(len(labels), 30)) + np.vectorize(GREYS.get)(sources)[:, None]
+    features[labels == "ill", :5] += sign
     return features, labels, sources, np.arange(len(labels)).astype(str)
 
 
-MIXED = [("ill", "a", 190), ("well", "a", 30), ("well", "b", 200)]  # grey goes with the class, but not within a
+CONFOUNDED = [*(("ill", place, 40) for place in "abc"), *(("well", place, 40) for place in "def")]
+ELSEWHERE = [("ill", "b", 200), ("well", "b", 200)]
 
 
-def test_intercepts_leave_nothing_to_learn_from_the_place():
-    without, within = (fit_reader(*films(MIXED), intercepts=choice).kernel for choice in (False, True))
-    contrast = lambda kernel: np.abs(kernel[:, 0] - kernel[:, 1])  # noqa: E731
-    assert contrast(without)[1] > 0.5 * contrast(without)[0]
-    assert contrast(within)[1] < 0.1 * contrast(within)[0]
+def right(reader, x, labels):
+    called = np.take(reader.classes, reader.probabilities(x).argmax(axis=1))
+    return np.mean([(called == labels)[labels == label].mean() for label in np.unique(labels)])
 
 
-def test_it_does_right_elsewhere_where_one_without_intercepts_does_not():
-    x, labels, sources, patients = films([("ill", "c", 200), ("well", "c", 200)], seed=1)
-    x[:, 1] += 5  # the new place looks like a, even more so
-    right = {}
-    for choice in (False, True):
-        reader = fit_reader(*films(MIXED), intercepts=choice)
-        called = np.take(reader.classes, reader.probabilities(x).argmax(axis=1))
-        right[choice] = np.mean([(called == labels)[labels == label].mean() for label in ("ill", "well")])
-    assert right[True] > right[False] + 0.05 and right[True] > 0.6
+def heard(reader):
+    """How much a bright film speaks for a class, to how much one with the sign does."""
+    sign, grey = np.r_[np.ones(5), np.zeros(25)], np.ones(30)
+    contrast = reader.kernel[:, 0] - reader.kernel[:, 1]
+    return (grey @ contrast) / (sign @ contrast)
 
 
-def test_without_a_shortcut_intercepts_cost_little():
-    unconfounded = [("ill", "a", 100), ("well", "a", 100), ("ill", "b", 100), ("well", "b", 100)]
-    x, labels, sources, patients = films(unconfounded, seed=2, noise=0.5)
-    right = [
-        (np.take(one.classes, one.probabilities(x).argmax(axis=1)) == labels).mean()
-        for one in (fit_reader(x, labels, sources, patients, intercepts=choice) for choice in (False, True))
-    ]
-    assert right[0] > 0.75 and abs(right[1] - right[0]) < 0.03
+def test_what_differs_between_sources_of_a_class_is_heard_less():
+    discriminant, logistic = (fit_reader(*films(CONFOUNDED), discriminant=choice) for choice in (True, False))
+    assert 0 < heard(discriminant) < 0.6 * heard(logistic)
+
+
+@pytest.mark.parametrize("grey", [3, -3])
+def test_it_does_right_in_a_place_whose_grey_is_of_one_class(grey):
+    x, labels, *_ = films(ELSEWHERE, seed=1)
+    readers = [fit_reader(*films(CONFOUNDED), discriminant=choice) for choice in (True, False)]
+    careful, plain = (roc_auc_score(labels == "ill", one.probabilities(x + grey)[:, 0]) for one in readers)
+    assert careful > 0.85 and careful > plain + 0.03
+
+
+def test_without_a_shortcut_the_discriminant_costs_nothing():
+    x, labels, sources, patients = films(ELSEWHERE, seed=2)
+    new_x, new_labels, *_ = films(ELSEWHERE, seed=3)
+    careful, plain = (
+        right(fit_reader(x, labels, sources, patients, discriminant=one), new_x, new_labels) for one in (True, False)
+    )
+    assert careful > 0.8 and careful > plain - 0.03
+
+
+def test_where_there_is_no_sign_none_is_found():
+    x, labels, *_ = films(ELSEWHERE, seed=4, sign=0)
+    reader = fit_reader(*films(CONFOUNDED, sign=0))
+    assert abs(roc_auc_score(labels == "ill", reader.probabilities(x)[:, 0]) - 0.5) < 0.1
+
+
+def test_the_discriminant_is_the_textbooks():
+    x, labels, sources, patients = films([("ill", "a", 30), ("well", "a", 30)])
+    scaled = (x - x.mean(axis=0)) / x.std(axis=0)
+    textbook = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5, priors=[0.5, 0.5])
+    plain = textbook.fit(scaled, labels).coef_[0] / x.std(axis=0)
+    kernel = fit_reader(x, labels, sources, patients).kernel
+    assert np.corrcoef(kernel[:, 1] - kernel[:, 0], plain)[0, 1] > 0.995
 
 
 def test_more_features_than_films_give_the_solution_of_plain_logistic_regression():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(40, 300)), np.repeat(["a", "b"], 20)
     x[20:, 0] += 2
-    margins = fit_reader(x, labels, np.full(40, "one"), np.arange(40).astype(str), intercepts=False).kernel
+    margins = fit_reader(x, labels, np.full(40, "one"), np.arange(40).astype(str), discriminant=False).kernel
     scaled = (x - x.mean(axis=0)) / x.std(axis=0)
     plain = LogisticRegression(C=module.PENALTY, tol=1e-6).fit(scaled, labels).coef_[0] / x.std(axis=0)
     assert np.corrcoef(margins[:, 1] - margins[:, 0], plain)[0, 1] > 0.999
@@ -71,14 +97,23 @@ def test_probabilities_are_right_as_often_as_they_say():
 
 def test_balance_keeps_a_small_source_from_drowning():
     cells = [("ill", "a", 40), ("well", "a", 400), ("ill", "b", 40), ("well", "b", 8)]
-    rng = np.random.default_rng(5)
     x, labels, sources, patients = films(cells, seed=5)
-    x[:, 1] = np.where(sources == "b", (labels == "ill") * 2.0, 0) + rng.normal(0, 1, len(x))  # b has a sign of its own
-    heard = {choice: fit_reader(x, labels, sources, patients, balanced=choice).kernel for choice in (False, True)}
-    share = {
-        choice: abs(kernel[1, 0] - kernel[1, 1]) / abs(kernel[0, 0] - kernel[0, 1]) for choice, kernel in heard.items()
-    }
-    assert share[True] > share[False]
+    x[:, -1] = (sources == "b") * (labels == "ill") * 2.0 + np.random.default_rng(5).normal(
+        0, 1, len(x)
+    )  # b's own sign
+    shares = [
+        abs(kernel[-1, 0] - kernel[-1, 1]) / abs(kernel[0, 0] - kernel[0, 1])
+        for kernel in (fit_reader(x, labels, sources, patients, balanced=choice).kernel for choice in (True, False))
+    ]
+    assert shares[0] > shares[1]
+
+
+@pytest.mark.parametrize("discriminant", [True, False])
+def test_a_class_of_one_patient_is_read_all_the_same(discriminant):
+    x, labels, sources, patients = films([("ill", "a", 20), ("well", "a", 20), ("else", "a", 3)])
+    patients[-3:] = "one"  # in the fold that holds it out, this class has no film to fit on
+    reader = fit_reader(x, labels, sources, patients, discriminant=discriminant)
+    assert reader.classes == ["else", "ill", "well"] and np.isfinite(reader.probabilities(x)).all()
 
 
 def test_one_class_is_nothing_to_read():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from test_leave_out import CONFOUNDED, films
 
+from covidxr.leave_out import PLAIN
 from covidxr.steps import Step, compare_steps, step_sentences
 
 CELLS = [*CONFOUNDED, ("Normal", "c", 30)]
@@ -15,7 +16,7 @@ def test_steps_are_told_apart_by_what_they_do_elsewhere():
     shortcut, sign = (features[:, [column]] for column in (1, 0))
     noise = np.random.default_rng(0).normal(size=(len(rows), 1))
     steps = {
-        "shortcut": Step(shortcut, {"intercepts": False}),
+        "shortcut": Step(shortcut, {"discriminant": False}),
         "sign": Step(sign, {}, "shortcut"),
         "again": Step(sign, {}, "sign"),
         "noise": Step(noise, {}, "sign"),
@@ -29,9 +30,9 @@ def test_steps_are_told_apart_by_what_they_do_elsewhere():
     assert said[2].endswith("not told from no change.")
 
 
-def test_intercepts_are_found_to_help_where_the_place_goes_with_the_class():
+def test_care_is_found_to_help_where_the_place_goes_with_the_class():
     rows, features = films(CELLS, seed=3)
-    steps = {"without": Step(features, {"intercepts": False}), "with": Step(features, {}, "without")}
+    steps = {"without": Step(features, PLAIN), "with": Step(features, {}, "without")}
     table = compare_steps(steps, rows)
     assert table.gained_low["with"] > 0
 
