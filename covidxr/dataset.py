@@ -103,6 +103,7 @@ def assemble(
     image_size=100,
     seed=0,
     work_dir=".",
+    equal_classes=True,
     drop_twins=False,
 ) -> Assembly:
     """Choose readable films for each class, by default the same number, and decode them.
@@ -120,14 +121,16 @@ def assemble(
         The labels to keep.
     label_map : dict, optional
         Labels to rename first, such as ``{"Virus": "Pneumonia"}``.
-    per_class : int, None or "all"
-        Films a class; None takes as many as the smallest class has, ``"all"`` every film of every class.
+    per_class : int or None
+        Films a class; None takes as many as the smallest class has.
     image_size : int
         Side of the decoded films in pixels.
     seed : int
         Seed of the draw, and of the phantoms.
     work_dir : str or pathlib.Path
         Where the phantoms' films are written.
+    equal_classes : bool
+        Whether the smallest class sets the number for all where `per_class` is None; else every film of every class is taken.
     drop_twins : bool
         Take no film that shows the same picture as one taken before, but another in its place. Otherwise such films stay,
         share a name in ``twins``, and `split_manifest` keeps them on one side.
@@ -142,8 +145,7 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`, or that is
-        a word other than "all".
+        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`.
 
     Examples
     --------
@@ -154,8 +156,7 @@ def assemble(
     """
     if not sources:
         raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
-    most = _checked_number(per_class)
-    drawn = {"classes": classes, "per_class": most or 120, "seed": seed}
+    drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
     frames = [
         SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn)
         if source == "phantom"
@@ -170,18 +171,12 @@ def assemble(
     drawn_order = _shuffled(candidates, seed)
     guard = TwinGuard() if drop_twins else None
     by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
-    picks = [_first_readable(rows, label, most, image_size, guard) for label, rows in by_class]
+    picks = [_first_readable(rows, label, per_class, image_size, guard) for label, rows in by_class]
     counts = [len(pick.manifest) for pick in picks]
-    manifest, pixels = _put_together(picks, counts if per_class == "all" else [min(counts)] * len(counts))
+    manifest, pixels = _put_together(picks, [min(counts)] * len(counts) if equal_classes else counts)
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
     rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
     return Assembly(mark_twins(manifest, pixels), pixels, rejected)
-
-
-def _checked_number(per_class):
-    if isinstance(per_class, str) and per_class != "all":
-        raise CovidxrError(f"per_class is {per_class!r}; it takes a number of films, None or 'all'")
-    return None if per_class == "all" else per_class
 
 
 def _shuffled(candidates, seed):

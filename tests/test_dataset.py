@@ -46,14 +46,12 @@ def test_without_a_number_the_smallest_class_sets_it(classes, expected, ours):
     assert Counter(manifest.label) == dict.fromkeys(classes, expected) and len(pixels) == len(manifest)
 
 
-def test_all_takes_every_film_of_every_class_and_no_other_word_will_do(ours):
-    manifest, pixels, _ = take(ours, per_class="all", classes=CLASSES)
+def test_unequal_classes_have_every_film_there_is(ours):
+    manifest, pixels, _ = take(ours, per_class=None, equal_classes=False, classes=CLASSES)
     assert sorted(Counter(manifest.label).values()) == [3, 7, 9]
     for label in CLASSES:  # each film stands beside its own pixels
-        one = take(ours, per_class="all", classes=[label])
+        one = take(ours, per_class=None, classes=[label])
         assert (pixels[manifest.label == label] == one.pixels).all()
-    with pytest.raises(CovidxrError, match="per_class is 'many'; it takes a number of films, None or 'all'"):
-        take(ours, per_class="many")
 
 
 def test_broken_films_are_reported_and_replaced(ours):
