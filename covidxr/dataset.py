@@ -122,7 +122,7 @@ def assemble(
     label_map : dict, optional
         Labels to rename first, such as ``{"Virus": "Pneumonia"}``.
     per_class : int or None
-        Films a class; None takes as many as the smallest class has.
+        Films a class; None takes as many as there are.
     image_size : int
         Side of the decoded films in pixels.
     seed : int
@@ -130,7 +130,8 @@ def assemble(
     work_dir : str or pathlib.Path
         Where the phantoms' films are written.
     equal_classes : bool
-        Whether the smallest class sets the number for all where `per_class` is None; else every film of every class is taken.
+        Whether every class has the same number, `per_class` or, with None, that of the smallest; else `per_class` is the most
+        that a class has.
     drop_twins : bool
         Take no film that shows the same picture as one taken before, but another in its place. Otherwise such films stay,
         share a name in ``twins``, and `split_manifest` keeps them on one side.
@@ -145,7 +146,8 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, a class is unknown to the sources, or has fewer readable films than `per_class`.
+        When no source is given, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
+        than `per_class`.
 
     Examples
     --------
@@ -171,7 +173,8 @@ def assemble(
     drawn_order = _shuffled(candidates, seed)
     guard = TwinGuard() if drop_twins else None
     by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
-    picks = [_first_readable(rows, label, per_class, image_size, guard) for label, rows in by_class]
+    least = (equal_classes and per_class) or 1
+    picks = [_first_readable(rows, label, (least, per_class), image_size, guard) for label, rows in by_class]
     counts = [len(pick.manifest) for pick in picks]
     manifest, pixels = _put_together(picks, [min(counts)] * len(counts) if equal_classes else counts)
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
@@ -186,8 +189,9 @@ def _shuffled(candidates, seed):
     return shuffled.iloc[np.argsort(turn, kind="stable")]
 
 
-def _first_readable(rows, label, per_class, image_size, guard):
-    wanted = len(rows) if per_class is None else per_class
+def _first_readable(rows, label, limits, image_size, guard):
+    least, most = limits
+    wanted = len(rows) if most is None else most
     kept, rejected, start = [], [], 0
     pixels = np.empty((min(wanted, len(rows)), image_size, image_size), np.uint8)
     while len(kept) < wanted and start < len(rows):
@@ -200,9 +204,9 @@ def _first_readable(rows, label, per_class, image_size, guard):
             else:
                 pixels[len(kept)] = film
                 kept.append(row.Index)
-    if per_class is not None and len(kept) < per_class or not kept:
+    if len(kept) < least:
         raise CovidxrError(
-            f"class {label!r} has {len(kept)} readable films of {len(rows)} found, {per_class or 1} are asked for; "
+            f"class {label!r} has {len(kept)} readable films of {len(rows)} found, {least} are asked for; "
             "lower per_class, or check the data folder"
             + (f"; first rejected: {rows.path[rejected[0][0]]}: {rejected[0][1]}" if rejected else "")
         )

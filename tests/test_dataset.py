@@ -52,6 +52,7 @@ def test_unequal_classes_have_every_film_there_is(ours):
     for label in CLASSES:  # each film stands beside its own pixels
         one = take(ours, per_class=None, classes=[label])
         assert (pixels[manifest.label == label] == one.pixels).all()
+    assert sorted(Counter(take(ours, per_class=5, equal_classes=False).manifest.label).values()) == [3, 5, 5]
 
 
 def test_broken_films_are_reported_and_replaced(ours):
