@@ -152,7 +152,7 @@ def with_temperature(probabilities, temperature) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def choose_threshold(score, ill, sensitivity=None) -> float:
+def choose_threshold(score, ill, sensitivity=None, weights=None) -> float:
     """The score from which a film is called ill, chosen on validation films.
 
     Parameters
@@ -164,6 +164,8 @@ def choose_threshold(score, ill, sensitivity=None) -> float:
     sensitivity : float, optional
         The highest threshold that reaches it; by default the one with the largest sum of sensitivity and specificity
         (Youden's), in the middle of the gap up to the next lower score.
+    weights : array_like of float, optional
+        How much each film counts in both, such as `covidxr.groups.cell_weights`; by default all count alike.
 
     Returns
     -------
@@ -188,7 +190,7 @@ def choose_threshold(score, ill, sensitivity=None) -> float:
         raise CovidxrError(f"{int(ill.sum())} of {len(ill)} films are ill; a threshold needs both kinds")
     if sensitivity is not None and not 0 < sensitivity <= 1:
         raise CovidxrError(f"a sensitivity of {sensitivity} cannot be aimed at; give one above 0, at most 1")
-    false, true, cuts = roc_curve(ill, score, drop_intermediate=False)
+    false, true, cuts = roc_curve(ill, score, sample_weight=weights, drop_intermediate=False)
     best = np.argmax(true - false) if sensitivity is None else np.argmax(true >= sensitivity)
     below = score[score < cuts[best]]
     return float((cuts[best] + below.max()) / 2) if len(below) else float(cuts[best])

@@ -12,6 +12,7 @@ from covidxr.calibration import calibration_error, choose_threshold, fit_tempera
 from covidxr.dataset import read_source
 from covidxr.decode import DecodeError
 from covidxr.errors import CovidxrError
+from covidxr.groups import cell_weights
 from covidxr.intervals import bootstrap_interval, called_right, discrimination
 from covidxr.network_probes import POSITIVE, probabilities_table
 from covidxr.pixels import decode_films
@@ -109,6 +110,9 @@ def _new_phantoms(trained_on, work_dir, seed):
 def fix_on_validation(predictions, classes, sensitivity=None) -> Settings:
     """Choose threshold and temperature on validation films, before any test or external film is looked at.
 
+    For the threshold, the sources of the ill count alike, and those of the others: else it is set by the source with the most
+    films, which may be the easiest, and does not carry over to a hospital that is none of them.
+
     Parameters
     ----------
     predictions : pandas.DataFrame
@@ -116,8 +120,8 @@ def fix_on_validation(predictions, classes, sensitivity=None) -> Settings:
     classes : sequence of str
         The network's classes; one of them is COVID-19.
     sensitivity : float, optional
-        To be reached on the validation films; by default Youden's threshold, of the largest sum of sensitivity and
-        specificity.
+        To be reached on the validation films, in the mean over sources; by default Youden's threshold, of the largest sum of
+        sensitivity and specificity.
 
     Returns
     -------
@@ -130,14 +134,15 @@ def fix_on_validation(predictions, classes, sensitivity=None) -> Settings:
 
     Examples
     --------
-    >>> films = pd.DataFrame({"label": ["COVID-19", "Normal"] * 2, "p_COVID-19": [0.8, 0.2, 0.7, 0.1]})
+    >>> films = pd.DataFrame({"label": ["COVID-19", "Normal"] * 2, "source": "x", "p_COVID-19": [0.8, 0.2, 0.7, 0.1]})
     >>> settings = fix_on_validation(films.assign(p_Normal=1 - films["p_COVID-19"]), ["Normal", "COVID-19"])
     >>> round(settings.threshold, 2), settings.rule
     (0.45, "Youden's")
     """
     _check_positive(classes)
     probabilities = predictions[[f"p_{label}" for label in classes]].to_numpy()
-    threshold = choose_threshold(predictions[f"p_{POSITIVE}"], predictions.label == POSITIVE, sensitivity)
+    ill = predictions.label == POSITIVE
+    threshold = choose_threshold(predictions[f"p_{POSITIVE}"], ill, sensitivity, cell_weights(ill, predictions.source))
     temperature = fit_temperature(probabilities, [list(classes).index(label) for label in predictions.label])
     return Settings(threshold, f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's", temperature)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from covidxr.calibration import choose_threshold
 from covidxr.dataset import CLASSES, read_source
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import prediction_table
@@ -100,6 +102,31 @@ def test_the_threshold_and_the_temperature_are_those_of_validation_films_and_cha
         assert (at["sensitivity"], at["specificity"]) == (sensitivity, specificity)
         assert at["sensitivity_interval"] == list(wilson_interval(sensitivity * 4, 4))
         assert fixed.pop("tempered")["temperature"] == 2.0 and fixed == plain
+
+
+def hospitals(films, seed=0):
+    """What a network says of (source, label, count, mean score) films."""
+    rng = np.random.default_rng(seed)
+    rows = pd.DataFrame(
+        [(source, label) for source, label, count, _ in films for _ in range(count)], columns=["source", "label"]
+    )
+    score = np.concatenate([np.clip(rng.normal(mean, 0.15, count), 0.01, 0.99) for *_, count, mean in films])
+    return rows.assign(**{"p_COVID-19": score, "p_Normal": 0.6 * (1 - score), "p_Bacteria": 0.4 * (1 - score)})
+
+
+def test_the_threshold_is_not_set_by_the_source_with_the_most_films():
+    hard = [("both", "COVID-19", 1009, 0.7), ("both", "Bacteria", 509, 0.5)]
+    easy = hospitals([*hard, ("far", "Normal", 20000, 0.1)])
+    careful = fix_on_validation(easy, CLASSES).threshold
+    plain = choose_threshold(easy["p_COVID-19"], easy.label == "COVID-19")
+    elsewhere = hospitals([("north", label, 500, mean) for _, label, _, mean in hard], seed=1)
+    shares = {cut: (elsewhere["p_COVID-19"] >= cut).groupby(elsewhere.label).mean() for cut in (careful, plain)}
+    gains = {cut: share["COVID-19"] - share["Bacteria"] for cut, share in shares.items()}
+    assert careful > plain + 0.05 and gains[careful] > gains[plain] + 0.1
+    alone = hospitals(hard)
+    assert fix_on_validation(alone, CLASSES).threshold == choose_threshold(
+        alone["p_COVID-19"], alone.label == "COVID-19"
+    )
 
 
 def test_calibration_is_of_the_probability_of_covid():
