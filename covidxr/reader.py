@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve, svd
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -70,7 +71,7 @@ def fit_reader(x, labels, sources, patients, balanced=True, discriminant=True, s
     References
     ----------
     The discriminant, shrunk: Friedman J. H., Regularized Discriminant Analysis, JASA 84, 1989. From margins to probabilities:
-    Kull M. et al., Beyond temperature scaling, NeurIPS 2019.
+    Alexandari A. et al., Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation, ICML 2020.
 
     Examples
     --------
@@ -96,11 +97,8 @@ def fit_reader(x, labels, sources, patients, balanced=True, discriminant=True, s
     for inside, outside in _folds(labels, sources, patients, seed):
         held_out[outside] = rotated[outside] @ fit(rotated[inside], labels[inside], weights[inside], classes)
     kernel = (axes.T / scales[:, None]) @ fit(rotated, labels, weights, classes)
-    spread = held_out.std() + 1e-12
-    calibration = LogisticRegression(max_iter=1000).fit(held_out / spread, labels, sample_weight=weights)
-    mapping, shift = _softmax_form(calibration, classes)
-    kernel = kernel @ mapping / spread
-    return Reader(kernel, shift - means @ kernel, classes.tolist())
+    factor, shift = _calibration(held_out, np.searchsorted(classes, labels), weights)
+    return Reader(factor * kernel, shift - factor * means @ kernel, classes.tolist())
 
 
 def _folds(labels, sources, patients, seed):
@@ -123,17 +121,22 @@ def _fit_discriminant(x, labels, weights, classes):
 
 
 def _fit_logistic(x, labels, weights, classes):
-    """The same by logistic regression."""
-    regression = LogisticRegression(C=PENALTY, max_iter=1000, tol=0.01).fit(x, labels, sample_weight=weights)
-    return _softmax_form(regression, classes)[0]
+    """The same by logistic regression; scikit-learn has one column for two classes together, none for absent ones."""
+    found = LogisticRegression(C=PENALTY, max_iter=1000, tol=0.01).fit(x, labels, sample_weight=weights)
+    kernel = np.zeros((x.shape[1], len(classes)))
+    kernel[:, np.searchsorted(classes, found.classes_)] = (
+        np.stack([-found.coef_[0] / 2, found.coef_[0] / 2], axis=1) if len(found.classes_) == 2 else found.coef_.T
+    )
+    return kernel
 
 
-def _softmax_form(regression, classes):
-    """Kernel and bias with a column for each of the classes; scikit-learn has one for two classes together, none for absent ones."""
-    coefficients, intercepts = regression.coef_, regression.intercept_
-    if len(regression.classes_) == 2:
-        coefficients, intercepts = (np.stack([-one[0] / 2, one[0] / 2]) for one in (coefficients, intercepts))
-    columns = np.searchsorted(classes, regression.classes_)
-    kernel, bias = np.zeros((coefficients.shape[1], len(classes))), np.zeros(len(classes))
-    kernel[:, columns], bias[columns] = coefficients.T, intercepts
-    return kernel, bias
+def _calibration(margins, truth, weights):
+    """One factor for all margins and a bias for each class: the likeliest; more than that would follow the places fitted on."""
+
+    def loss(parameters):
+        chances = log_softmax(np.exp(parameters[0]) * margins + parameters[1:], axis=1)
+        return -np.average(chances[np.arange(len(truth)), truth], weights=weights)
+
+    start = np.append(-np.log(margins.std() + 1e-12), np.zeros(margins.shape[1]))
+    found = minimize(loss, start).x
+    return np.exp(found[0]), found[1:]

@@ -95,6 +95,24 @@ def test_probabilities_are_right_as_often_as_they_say():
     assert sure.sum() > 100 and (new_labels[sure] == "ill").mean() == pytest.approx(stated[sure].mean(), abs=0.07)
 
 
+def test_with_two_classes_the_calibration_is_platts():
+    rng = np.random.default_rng(0)
+    margins, truth = rng.normal(size=(200, 2)), rng.integers(0, 2, 200)
+    margins[:, 1] += 0.3 * truth + 2  # a sign, and a bias to be taken back
+    weights = np.where(truth, 2.0, 1.0)
+    factor, shift = module._calibration(100 * margins, truth, weights)
+    plain = LogisticRegression(C=1e9).fit(np.diff(margins), truth, sample_weight=weights)
+    assert 100 * factor == pytest.approx(plain.coef_[0, 0], rel=0.01)
+    assert shift[1] - shift[0] == pytest.approx(plain.intercept_[0], rel=0.01)
+
+
+def test_of_noise_no_class_is_thought_likelier_however_many_films_it_has():
+    x, labels, sources, patients = films([("ill", "a", 30), ("well", "a", 90), ("else", "a", 180)], sign=0)
+    new_x, *_ = films([("ill", "a", 300)], seed=1, sign=0)
+    stated = fit_reader(x, labels, sources, patients).probabilities(new_x)
+    assert stated.mean(axis=0) == pytest.approx([1 / 3] * 3, abs=0.05) and stated.max() < 0.7
+
+
 def test_balance_keeps_a_small_source_from_drowning():
     cells = [("ill", "a", 40), ("well", "a", 400), ("ill", "b", 40), ("well", "b", 8)]
     x, labels, sources, patients = films(cells, seed=5)
