@@ -118,3 +118,34 @@ def fit_softmax(model, images, manifest, classes):
     model.get_layer("dense").set_weights(
         [reader.kernel[:, order].astype(np.float32), reader.bias[order].astype(np.float32)]
     )
+
+
+def refitted(model, images, manifest, classes) -> keras.Model:
+    """A copy of a fitted network whose softmax is fitted again, on other films, such as all those of a run.
+
+    A run's network leaves validation and test films out, so that there is something to measure it by. Another hospital is
+    none of them, and what carries over grows with the films that are fitted on.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `build_early`; left as it is.
+    images, manifest, classes
+        As for `fit_softmax`.
+
+    Returns
+    -------
+    keras.Model
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rows = manifest_rows({"image_id": i, "patient_id": i, "label": "ab"[i % 2], "source": "x"} for i in range(20))
+    >>> films = np.where(np.arange(20)[:, None, None] % 2, np.eye(32), np.eye(32)[::-1]).astype(np.uint8) * 255
+    >>> refitted(build_early(32, 2), films, rows, ["a", "b"])(np.zeros((1, 32, 32, 3))).shape
+    TensorShape([1, 2])
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    fit_softmax(copy, images, manifest, classes)
+    return copy

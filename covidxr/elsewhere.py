@@ -96,7 +96,7 @@ def comparison(results) -> list:
     In north 98 of 100 films without COVID-19 are called COVID-19.
     """
     (_, inside), *others = results.items()
-    said = [_all_numbers(name, found) for name, found in results.items()]
+    said = number_sentences(results)
     for name, found in others:
         said += [_against(name, key, found, inside) for key in MEASURES if _row(found, key) and _row(inside, key)]
         if found["specificity"] is not None and found["specificity"] < 0.5:
@@ -106,22 +106,43 @@ def comparison(results) -> list:
     return said
 
 
+def number_sentences(results) -> list:
+    """Every number of each set, in words.
+
+    Parameters
+    ----------
+    results : dict
+        Name to metrics from `covidxr.external.evaluate_external`, with settings or without.
+
+    Returns
+    -------
+    list of str
+        One a set.
+
+    Examples
+    --------
+    >>> number_sentences({"north": {"n": 60, "sensitivity": None, "specificity": 0.9, "specificity_interval": [0.8, 0.95]}})
+    ['north, 60 films: specificity 0.90 (0.80 to 0.95).']
+    """
+    return [_all_numbers(name, found) for name, found in results.items()]
+
+
 def _row(found, key):
     return None if found.get(key) is None else (found[key], *found[f"{key}_interval"])
 
 
 def _all_numbers(name, found):
-    at = found["at_threshold"]
-    numbers = [f"{word} {_number(_row(found, key))}" for key, word in MEASURES.items() if _row(found, key)]
+    at = found.get("at_threshold", {})
+    said = [f"{word} {_number(_row(found, key))}" for key, word in MEASURES.items() if _row(found, key)]
     fixed = [f"{MEASURES[key]} {_number(_row(at, key))}" for key in ("sensitivity", "specificity") if _row(at, key)]
     if fixed:
-        numbers.append(
+        said.append(
             f"at the threshold of {at['threshold']:.2f} fixed on validation films ({at['rule']}) " + ", ".join(fixed)
         )
     if "calibration_error" in found:
         error = _number((found["calibration_error"], *found["calibration_error_interval"]))
-        numbers.append(f"calibration error {error}, by chance {found['calibration_chance']:.2f}")
-    return f"{name}, {found['n']} films: {'; '.join(numbers)}."
+        said.append(f"calibration error {error}, by chance {found['calibration_chance']:.2f}")
+    return f"{name}, {found['n']} films: {'; '.join(said)}."
 
 
 def _number(row):

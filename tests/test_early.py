@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covidxr.early import build_early, fit_softmax
+from covidxr.early import build_early, fit_softmax, refitted
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import predict
 from covidxr.model import build_vgg16
@@ -53,6 +53,19 @@ def test_the_network_says_what_its_reader_says():
     assert np.corrcoef(stated[:, 1], reader.probabilities(x)[:, 0])[0, 1] > 0.99
     new_images, new_rows = planted(40, seed=1)
     assert (np.take(classes, predict(model, new_images).argmax(1)) == new_rows.label).mean() > 0.9
+
+
+def test_fitted_again_it_is_as_if_fitted_on_those_films_first_and_the_old_one_stays():
+    images, rows = planted(80)
+    classes, few = ["Normal", "COVID-19"], np.arange(80) < 20
+    model, whole = build_early(32, 2), build_early(32, 2)
+    fit_softmax(model, images[few], rows[few], classes)
+    fit_softmax(whole, images, rows, classes)
+    old, new, wanted = (
+        one.get_layer("dense").get_weights()[0] for one in (model, refitted(model, images, rows, classes), whole)
+    )
+    assert np.allclose(new, wanted, rtol=1e-3, atol=1e-6) and not np.allclose(old, wanted, rtol=0.1)
+    assert (model.get_layer("dense").get_weights()[0] == old).all()
 
 
 def test_a_size_that_does_not_divide_is_refused():

@@ -14,7 +14,7 @@ from planted import CORNER, N, Reader, noise, rows
 
 from covidxr import audit
 from covidxr.audit import shortcut_audit
-from covidxr.elsewhere import comparison, side_by_side, with_intervals
+from covidxr.elsewhere import comparison, number_sentences, side_by_side, with_intervals
 from covidxr.external import ExternalSet, evaluate_external, fix_on_validation
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -46,6 +46,15 @@ def test_the_sentences_change_with_the_data():
     assert "In north 95 of 100 films without COVID-19 are called COVID-19." in ill
     better = comparison(dict(reversed(results_with(19).items())))
     assert "In inside the specificity is 1.00, inside it is 0.05: better than inside, beyond both intervals." in better
+
+
+def test_without_a_threshold_the_numbers_are_said_without_it():
+    for count in (0, 19):
+        with_one = results_with(count)
+        without = {name: {k: v for k, v in found.items() if k != "at_threshold"} for name, found in with_one.items()}
+        for short, long in zip(number_sentences(without), number_sentences(with_one), strict=True):
+            before, after = long.split("; at the threshold of ")
+            assert short == before + "; calibration" + after.split("; calibration")[1]
 
 
 def test_the_tables_hold_what_was_measured():
@@ -117,6 +126,7 @@ def test_notebooks_print_nothing_but_what_the_library_says_of_numbers(name):
             "score_sentences",
             "care_sentences",
             "comparison",
+            "number_sentences",
             "summary",
         }
         assert called <= library and called

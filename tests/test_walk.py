@@ -192,3 +192,19 @@ def test_the_article_walks_on_real_radiographs(shared, tmp_path):
     assert metrics["audit"]["source from 8×8 pixels"]["value"] > 0.8  # class and source are the same thing there
     assert set(metrics["external"]) == {"darkcovidnet", "figure1"}
     assert metrics["grad_cam"]["n"] > 0
+
+
+@pytest.mark.realdata
+def test_the_honest_network_goes_elsewhere_fitted_on_every_film(shared, tmp_path):
+    run_dir, few = tmp_path / "run", {"per_class": 40, "image_size": 64, "external": ["figure1"]}
+    few |= {"sources": ["covid-chestxray", "kaggle-chest-xray"], "finder_steps": 0}
+    few["weights"] = str(shared / "weights" / "vgg16_notop.h5")
+    for number in ("01", "03", "07"):
+        done = walk(run_dir, "honest", "--only", number, "--data-dir", str(shared / "data"), **few)
+        assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    before, after = metrics["external"]["figure1"], metrics["refitted"]["figure1"]
+    assert after["n"] == before["n"] > 30 and "at_threshold" not in after
+    tables = [pd.read_csv(run_dir / f"{name}_predictions.csv") for name in ("external", "refitted")]
+    films = tables[0][tables[0].source == "figure1"].reset_index(drop=True)
+    assert films.image_id.equals(tables[1].image_id) and not np.allclose(films["p_COVID-19"], tables[1]["p_COVID-19"])
