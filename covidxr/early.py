@@ -124,7 +124,7 @@ def refitted(model, images, manifest, classes) -> keras.Model:
     """A copy of a fitted network whose softmax is fitted again, on other films, such as all those of a run.
 
     A run's network leaves validation and test films out, so that there is something to measure it by. Another hospital is
-    none of them, and what carries over grows with the films that are fitted on.
+    none of them, and a network fitted on more films may do better there.
 
     Parameters
     ----------
