@@ -117,14 +117,16 @@ def number_sentences(results) -> list:
     Returns
     -------
     list of str
-        One a set.
+        One a set; where there is none, that.
 
     Examples
     --------
     >>> number_sentences({"north": {"n": 60, "sensitivity": None, "specificity": 0.9, "specificity_interval": [0.8, 0.95]}})
     ['north, 60 films: specificity 0.90 (0.80 to 0.95).']
+    >>> number_sentences({})
+    ['No set was asked.']
     """
-    return [_all_numbers(name, found) for name, found in results.items()]
+    return [_all_numbers(name, found) for name, found in results.items()] or ["No set was asked."]
 
 
 def _row(found, key):

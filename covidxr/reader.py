@@ -131,7 +131,7 @@ def _fit_logistic(x, labels, weights, classes):
 
 
 def _calibration(margins, truth, weights):
-    """One factor for all margins and a bias for each class: the likeliest; more than that would follow the places fitted on."""
+    """One factor for all margins and a bias for each class: the likeliest for the films held out."""
 
     def loss(parameters):
         chances = log_softmax(np.exp(parameters[0]) * margins + parameters[1:], axis=1)
