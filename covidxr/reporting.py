@@ -73,14 +73,21 @@ def _context(run_dir):
         "commit": run.get("git_commit") or "not recorded",
     }
     said = answers(_holdings(run_dir, metrics, run), facts)
-    inside = {"test films of the run": metrics["internal"]} if "internal" in metrics else {}
     return {
         "run": {"seed": None, **run}, "metrics": metrics, "size": pixels.shape[1], "rejected": len(rejected),
         "classes": list(manifest.label.unique()), "groups": _groups(manifest), "splits": _splits(manifest),
         "licenses": sorted(set(manifest.license) - {""}), "disjoint": disjoint, "measures": _MEASURES,
-        "sets": {**inside, **(metrics.get("external") or {})}, "shortcuts": _shortcuts(metrics.get("audit") or {}),
+        "sets": _sets(metrics), "shortcuts": _shortcuts(metrics.get("audit") or {}),
         "answers": said, "yes": sum(not answer.startswith("no:") for _, answer in said),
     }  # fmt: skip
+
+
+def _sets(metrics):
+    """What was measured, by the words that say on which films, and with which of the two networks."""
+    inside = {"test films of the run": metrics["internal"]} if "internal" in metrics else {}
+    again = metrics.get("refitted") or {}
+    refitted = {f"{name}, network fitted again on every film of the run": found for name, found in again.items()}
+    return {**inside, **(metrics.get("external") or {}), **refitted}
 
 
 def _holdings(run_dir, metrics, run):

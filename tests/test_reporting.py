@@ -80,6 +80,19 @@ def test_the_card_holds_the_run_s_own_numbers(run_dir):
     assert "None of these probes found a shortcut" in written(run_dir)[0]
 
 
+def test_the_card_tells_the_kept_network_from_the_one_fitted_again(run_dir):
+    again = {"n": 44, "specificity": 0.57, "specificity_interval": [0.52, 0.62]}
+    record_metrics(run_dir, external={"north": EXTERNAL}, refitted={"north": again})
+    card, _ = written(run_dir)
+    assert "| north, 44 films | specificity | 0.02 | 0.01 to 0.04 |" in card
+    words = "north, network fitted again on every film of the run, 44 films"
+    assert (
+        f"| {words} | specificity | 0.57 | 0.52 to 0.62 |" in card and "again on every film of the run | " not in card
+    )
+    record_metrics(run_dir, refitted={})
+    assert "fitted again" not in written(run_dir)[0]
+
+
 def test_patients_in_two_partitions_are_said(run_dir):
     text = (run_dir / "manifest.csv").read_text(encoding="utf-8").splitlines()
     column = text[0].split(",").index("patient_id")
