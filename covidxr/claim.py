@@ -69,7 +69,7 @@ Method of selecting the final model | Notebook 03: by the validation films alone
 Ensembling | None: one network
 # Methods: evaluation
 Metrics of performance | Notebooks 04 and 07: accuracy, precision, recall, F1; sensitivity, specificity, AUC; calibration error and Brier score | metrics:test
-Statistical measures of uncertainty | 95 % intervals: Wilson's for shares, a bootstrap over patients otherwise | metrics:test
+Statistical measures of uncertainty | 95 % intervals that heed patients with several films: Wilson's of their effective number for shares, a bootstrap over patients otherwise | metrics:test
 Robustness or sensitivity analysis | Notebook 06, the shortcut audit | metrics:audit
 Methods for explainability, and how they were validated | Notebook 05: Grad-CAM beside chance, untrained networks, sanity checks | metrics:grad_cam
 Validation on external data | Notebook 07: {external} | metrics:external

@@ -1,7 +1,7 @@
 """From predictions to tables: classification report, intervals, confusion, calibration, baselines.
 
-Every proportion comes with Wilson's interval; what is not a plain proportion with a bootstrap over patients, since films
-of one patient are not independent.
+Films of one patient are not independent: every share comes with Wilson's interval for as many films as they are worth, and
+what is not a plain share with a bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
-from covidxr.intervals import accuracy_with_interval, bootstrap_interval, wilson_interval
+from covidxr.intervals import accuracy_with_interval, bootstrap_interval, share_interval, wilson_interval
 from covidxr.pixels import preprocess
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "record_metrics",
     "reliability",
     "separability",
+    "share_interval",
     "wilson_interval",
 ]
 
@@ -106,8 +107,8 @@ def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
     return table.assign(**{f"p_{label}": probabilities[:, column] for column, label in enumerate(classes)})
 
 
-def classification_table(labels, predicted, classes) -> pd.DataFrame:
-    """The article's classification report, with Wilson's intervals.
+def classification_table(labels, predicted, classes, patients=None) -> pd.DataFrame:
+    """The article's classification report, with intervals.
 
     Parameters
     ----------
@@ -115,6 +116,8 @@ def classification_table(labels, predicted, classes) -> pd.DataFrame:
         The true and the predicted classes.
     classes : sequence of str
         The rows, in order.
+    patients : array_like of str, optional
+        The patients of the films, as for `covidxr.intervals.share_interval`.
 
     Returns
     -------
@@ -131,12 +134,12 @@ def classification_table(labels, predicted, classes) -> pd.DataFrame:
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=list(classes), zero_division=0
     )
-    hits = np.diag(confusion(labels, predicted, classes))
-    called = [int((np.asarray(predicted) == label).sum()) for label in classes]
-    rows = {}
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    right, rows = labels == predicted, {}
     for i, label in enumerate(classes):
-        low_p, high_p = wilson_interval(hits[i], called[i])
-        low_r, high_r = wilson_interval(hits[i], support[i])
+        low_p, high_p = share_interval(right[predicted == label], patients[predicted == label])
+        low_r, high_r = share_interval(right[labels == label], patients[labels == label])
         rows[label] = (precision[i], low_p, high_p, recall[i], low_r, high_r, f1[i], support[i])
     columns = ["precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high", "f1", "support"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("class")
@@ -181,7 +184,7 @@ def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
     Returns
     -------
     table : pandas.DataFrame
-        ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson) and ``n`` for each bin with films.
+        ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson, films taken for independent) and ``n`` for each bin with films.
     error : float
         The expected calibration error: mean distance of the two, weighted by films.
 

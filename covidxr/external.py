@@ -203,8 +203,8 @@ def evaluate_external(model, external, classes, settings=None) -> tuple[dict, pd
     if settings:
         probabilities = table[[f"p_{label}" for label in classes]].to_numpy()
         tempered = with_temperature(probabilities, settings.temperature)[:, list(classes).index(POSITIVE)]
-        at = {"threshold": settings.threshold, "rule": settings.rule, **called_right(ill, score >= settings.threshold)}
-        metrics["at_threshold"] = at
+        at = {"threshold": settings.threshold, "rule": settings.rule}
+        metrics["at_threshold"] = {**at, **called_right(ill, score >= settings.threshold, patients)}
         metrics["tempered"] = {"temperature": settings.temperature, **_calibration(tempered, ill, patients)}
     return metrics, table
 

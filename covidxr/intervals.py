@@ -1,9 +1,9 @@
-"""Confidence intervals: Wilson's for proportions, and a bootstrap over patients for everything else."""
+"""Confidence intervals, films of one patient counting for less: Wilson's for shares, a bootstrap for everything else."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
 
@@ -12,8 +12,8 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
 
     Parameters
     ----------
-    successes, n : int
-        So many of so many.
+    successes, n : float
+        So many of so many; independent ones, else take `share_interval`.
     confidence : float
         Between 0 and 1.
 
@@ -24,8 +24,7 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
 
     References
     ----------
-    Wilson E. B., Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927; computed by
-    `scipy.stats.binomtest`.
+    Wilson E. B., Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927.
 
     Examples
     --------
@@ -35,17 +34,69 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    share, square = successes / n, norm.ppf((1 + confidence) / 2) ** 2 / n
+    middle, reach = share + square / 2, np.sqrt(share * (1 - share) * square + square**2 / 4)
+    return float(max(0.0, (middle - reach) / (1 + square))), float(min(1.0, (middle + reach) / (1 + square)))
 
 
-def accuracy_with_interval(correct) -> dict:
-    """Accuracy with Wilson's interval, as it goes into ``metrics.json``.
+def share_interval(hits, patients=None, confidence=0.95) -> tuple[float, float]:
+    """Interval of a share of films, of which some are of the same patient.
+
+    Films of one patient are right or wrong together more often than not, so they are worth fewer independent ones. How many is
+    told by how much more the share varies from patient to patient than it would from film to film; Wilson's interval is
+    that of so many. Where all films are alike, which tells nothing about that, they are as many as the patients.
+
+    Parameters
+    ----------
+    hits : array_like of bool
+        One value a film.
+    patients : array_like of str, optional
+        Their patients; by default each film has its own, and the interval is Wilson's.
+    confidence : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+
+    References
+    ----------
+    Korn E. L., Graubard B. I., Confidence Intervals for Proportions with Small Expected Number of Positive Counts Estimated
+    from Survey Data, Survey Methodology 24, 1998, their effective sample size; with Wilson's interval: Franco C. et al., Comparative
+    Study of Confidence Intervals for Proportions in Complex Sample Surveys, JSSAM 7, 2019.
+
+    Examples
+    --------
+    >>> right = [True, True, False, False] * 10
+    >>> [round(end, 2) for end in share_interval(right)], [round(end, 2) for end in share_interval(right, np.arange(40) // 2)]
+    ([0.35, 0.65], [0.29, 0.71])
+    """
+    hits = np.asarray(hits, dtype=float)
+    n = len(hits) if patients is None or not len(hits) else _independent(hits, patients, confidence)
+    return wilson_interval(hits.mean() * n if n else 0, n, confidence)
+
+
+def _independent(hits, patients, confidence):
+    """The number of independent films that tell as much as these: fewer by the design effect, and by Student's t."""
+    _, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    n, k, share = len(hits), numbers.max() + 1, hits.mean()
+    if k == n or k == 1 or share in (0, 1):
+        return k
+    apart = np.bincount(numbers, hits - share)
+    effect = max(1.0, k / (k - 1) * (apart**2).sum() / n**2 / (share * (1 - share) / (n - 1)))
+    wider = t.ppf((1 + confidence) / 2, k - 1) / t.ppf((1 + confidence) / 2, n - 1)
+    return n / effect / wider**2
+
+
+def accuracy_with_interval(correct, patients=None) -> dict:
+    """Accuracy with its interval, as it goes into ``metrics.json``.
 
     Parameters
     ----------
     correct : array_like of bool
         One value a film.
+    patients : array_like of str, optional
+        Their patients, as for `share_interval`.
 
     Returns
     -------
@@ -58,8 +109,8 @@ def accuracy_with_interval(correct) -> dict:
     0.75
     """
     correct = np.asarray(correct, dtype=bool)
-    interval = wilson_interval(correct.sum(), len(correct))
-    return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": list(interval)}
+    interval = list(share_interval(correct, patients))
+    return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": interval}
 
 
 def drawn_patients(groups, draws=1000, seed=0):
@@ -160,13 +211,15 @@ def auc_with_interval(ill, score, patients) -> tuple:
     return float(area(np.arange(len(ill)))), bootstrap_interval(area, patients, draws=500)
 
 
-def called_right(ill, called) -> dict:
-    """Sensitivity and specificity with Wilson's intervals.
+def called_right(ill, called, patients) -> dict:
+    """Sensitivity and specificity with their intervals.
 
     Parameters
     ----------
     ill, called : array_like of bool
         N films: which are ill, and which were called so.
+    patients : array_like of str
+        Their patients, as for `share_interval`.
 
     Returns
     -------
@@ -175,18 +228,19 @@ def called_right(ill, called) -> dict:
 
     Examples
     --------
-    >>> found = called_right([True, True], [True, False])
+    >>> found = called_right([True, True], [True, False], ["a", "b"])
     >>> found["sensitivity"], found["specificity"]
     (0.5, None)
     """
-    ill, called = np.asarray(ill, dtype=bool), np.asarray(called, dtype=bool)
-    return {**_share("sensitivity", called[ill]), **_share("specificity", ~called[~ill])}
+    ill, called, patients = np.asarray(ill, dtype=bool), np.asarray(called, dtype=bool), np.asarray(patients, dtype=str)
+    found = _share("sensitivity", called[ill], patients[ill])
+    return {**found, **_share("specificity", ~called[~ill], patients[~ill])}
 
 
-def _share(name, hits):
+def _share(name, hits, patients):
     if not len(hits):
         return {name: None, f"{name}_interval": None}
-    return {name: float(hits.mean()), f"{name}_interval": list(wilson_interval(hits.sum(), len(hits)))}
+    return {name: float(hits.mean()), f"{name}_interval": list(share_interval(hits, patients))}
 
 
 def discrimination(ill, called, score, patients) -> dict:
@@ -214,4 +268,4 @@ def discrimination(ill, called, score, patients) -> dict:
     ill, area, interval = np.asarray(ill, dtype=bool), None, None
     if 0 < ill.sum() < len(ill):
         area, interval = auc_with_interval(ill, score, patients)
-    return {**called_right(ill, called), "auc": area, "auc_interval": interval and list(interval)}
+    return {**called_right(ill, called, patients), "auc": area, "auc_interval": interval and list(interval)}

@@ -7,7 +7,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from covidxr.duplicates import find_twins
-from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.intervals import bootstrap_interval, share_interval
 from covidxr.pixels import preprocess
 from covidxr.probes import FEWEST, shrink
 from covidxr.splits import patient_keys
@@ -79,10 +79,10 @@ def _across(manifest, pixels, patients):
     twins = np.zeros(len(test), dtype=bool)
     twins[np.concatenate([pairs["first"], pairs["second"]]).astype(int)] = True
     known = {"of patients seen in training": np.isin(patients, patients[~test]), "with a twin seen in training": twins}
-    return [_straddling(f"test films {name}", hits[test]) for name, hits in known.items()]
+    return [_straddling(f"test films {name}", hits[test], patients[test]) for name, hits in known.items()]
 
 
-def _straddling(name, hits):
-    low, high = wilson_interval(hits.sum(), len(hits))
+def _straddling(name, hits, patients):
+    low, high = share_interval(hits, patients)
     verdict = f"{hits.sum()} of {len(hits)}" if hits.any() else "none"
     return Probe(name, MEMORY, float(hits.mean()), low, high, np.nan, "0.00", len(hits), verdict, bool(hits.any()))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from covidxr.errors import CovidxrError
-from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.intervals import bootstrap_interval, share_interval
 
 
 def pointing_hits(maps, masks, tolerance=0) -> np.ndarray:
@@ -100,7 +100,7 @@ def pointing_summary(maps, masks, patients, tolerance=0) -> dict:
     Returns
     -------
     dict
-        ``n`` films counted; ``hits``, their share, with Wilson's interval, and ``hits_chance``, the mask's share of the
+        ``n`` films counted; ``hits``, their share, with its interval, and ``hits_chance``, the mask's share of the
         film (tolerance included); ``iou``, with a bootstrap interval, and ``iou_chance``, that of as many pixels taken at
         random. Empty when no film has both heat and a mask.
 
@@ -125,7 +125,7 @@ def pointing_summary(maps, masks, patients, tolerance=0) -> dict:
     return {
         "n": len(hits),
         "hits": float(hits.mean()),
-        "hits_interval": list(wilson_interval(round(hits.sum()), len(hits))),
+        "hits_interval": list(share_interval(hits, patients)),
         "hits_chance": float(_widened(masks[known], tolerance).mean()),
         "iou": float(iou.mean()),
         "iou_interval": list(bootstrap_interval(lambda rows: iou[rows].mean(), patients)),

@@ -8,7 +8,7 @@ from covidxr.calibration import calibration_error, selective_accuracy
 from covidxr.intervals import bootstrap_interval
 from covidxr.network_probes import POSITIVE
 from covidxr.splits import patient_keys
-from covidxr.verdicts import SURE, Probe, share_interval
+from covidxr.verdicts import SURE, Probe, drawn_share
 
 
 def sureness(predictions) -> list:
@@ -81,7 +81,7 @@ def sureness_elsewhere(predictions) -> list:
         sure = np.where(called, rows[f"p_{POSITIVE}"], 1 - rows[f"p_{POSITIVE}"])
         patients = patient_keys(rows)
         low, high = bootstrap_interval(lambda picked, sure=sure: sure[picked].mean(), patients, draws=500)
-        worst, best = share_interval(right, patients)
+        worst, best = drawn_share(right, patients)
         verdict = "as sure as it is right"
         if low > best:
             verdict = "sure and wrong" if right.mean() < 0.5 else "surer than right"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covidxr.intervals import bootstrap_interval, wilson_interval
+from covidxr.intervals import bootstrap_interval, share_interval
 
 TOPICS = LUNGS, WHOSE, MEMORY, PLACE, HEAT, SURE = (
     "Less than a lung", "Whose film is it", "Memory", "Same place, other disease", "Where it looks",
@@ -86,15 +86,15 @@ def accuracy_probe(name, topic, asked, predicted, truth, patients, *, wanted=Fal
     """
     correct = np.asarray(predicted) == np.asarray(truth)
     chance = chance or float(pd.Series(truth).value_counts(normalize=True).max())
-    value, (low, high) = float(correct.mean()), share_interval(correct, patients)
+    value, (low, high) = float(correct.mean()), drawn_share(correct, patients)
     low, high = max(0.0, value - widen * (value - low)), min(1.0, value + widen * (high - value))
     ideal = "well above chance" if wanted else f"{chance:.2f}"
     found = Probe(name, topic, value, low, high, chance, ideal, len(correct), "")
     return found._replace(verdict=_above_chance(found, asked, wanted), shortcut=not wanted and low > chance)
 
 
-def share_interval(correct, patients) -> tuple[float, float]:
-    """Interval of a share, films drawn patient by patient; Wilson's where a bootstrap of equal values has no width.
+def drawn_share(correct, patients) -> tuple[float, float]:
+    """Interval of a share, films drawn patient by patient; `share_interval` where a bootstrap of equal values has no width.
 
     Parameters
     ----------
@@ -109,13 +109,13 @@ def share_interval(correct, patients) -> tuple[float, float]:
 
     Examples
     --------
-    >>> low, high = share_interval([True] * 20, range(20))
+    >>> low, high = drawn_share([True] * 20, range(20))
     >>> round(low, 2), round(high, 2)
     (0.84, 1.0)
     """
     correct = np.asarray(correct, dtype=bool)
     if correct.all() or not correct.any():
-        return wilson_interval(correct.sum(), len(correct))
+        return share_interval(correct, patients)
     return bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
 
 

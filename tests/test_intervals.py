@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from covidxr.intervals import accuracy_with_interval, bootstrap_interval, wilson_interval
+from covidxr.intervals import accuracy_with_interval, bootstrap_interval, called_right, share_interval, wilson_interval
 
 
 def width(interval) -> float:
@@ -45,6 +45,56 @@ def test_accuracy_stands_with_its_interval():
     found = accuracy_with_interval([1, 1, 0, 1, 1])
     assert found == {"n": 5, "accuracy": 0.8, "accuracy_interval": list(wilson_interval(4, 5))}
     assert all(type(value) is float for value in (found["accuracy"], *found["accuracy_interval"]))
+
+
+def coverage(make_patients, interval, truth=0.8):
+    """How often 95 % intervals hold the truth; right answers go with the patient, whose chance of them is drawn from a beta."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        patients = make_patients(rng)
+        chances = rng.beta(4 * truth, 4 * (1 - truth), patients.max() + 1)
+        low, high = interval(rng.random(len(patients)) < chances[patients], patients)
+        held += low <= truth <= high
+    return held / 400
+
+
+def test_a_share_s_interval_holds_the_truth_where_patients_have_several_films():
+    def several(rng):
+        return np.repeat(np.arange(40), rng.integers(1, 9, 40))
+
+    assert 0.92 <= coverage(several, share_interval) <= 0.98
+    assert coverage(several, lambda hits, _: share_interval(hits)) < 0.88  # the films alone promise too much
+
+
+def test_a_share_s_interval_is_no_wider_than_needed_where_films_are_independent():
+    assert 0.92 <= coverage(lambda _: np.arange(60), share_interval) <= 0.98
+    hits = np.random.default_rng(0).random(400) < 0.7
+    found = share_interval(hits, np.arange(400) // 2)
+    assert width(found) == pytest.approx(width(wilson_interval(hits.sum(), 400)), rel=0.15)
+
+
+@pytest.mark.parametrize("hits", [[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
+def test_with_a_film_a_patient_a_share_has_wilson_s_interval(hits):
+    expected = wilson_interval(sum(hits), 4)
+    assert share_interval(hits) == share_interval(hits, list("abcd")) == pytest.approx(expected)
+
+
+def test_copies_of_a_patient_s_film_are_no_further_evidence_for_a_share():
+    hits, patients = np.array([1, 1, 0, 1, 0, 1, 1, 0]), np.arange(8)
+    once, thrice = share_interval(hits, patients), share_interval(hits.repeat(3), patients.repeat(3))
+    assert width(thrice) >= width(once) and width(wilson_interval(15, 24)) < 0.7 * width(thrice)
+    assert share_interval(np.ones(24), patients.repeat(3)) == wilson_interval(8, 8)
+    assert share_interval([1, 0, 1], ["a"] * 3) == pytest.approx(wilson_interval(2 / 3, 1))
+    assert share_interval([], []) == (0.0, 1.0)
+
+
+def test_sensitivity_and_specificity_heed_the_patients():
+    ill, called = np.arange(20) < 10, np.arange(20) % 5 > 0
+    alone, pairs = (called_right(ill, called, patients) for patients in (np.arange(20), np.arange(20) // 5))
+    assert alone["sensitivity"] == 0.8 and alone["specificity"] == pytest.approx(0.2)
+    assert alone["sensitivity_interval"] == pytest.approx(list(wilson_interval(8, 10)))
+    assert pairs["specificity_interval"] == list(share_interval(~called[10:], np.arange(10) // 5))
+    assert pairs["specificity_interval"] != alone["specificity_interval"]
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
