@@ -72,7 +72,7 @@ def with_intervals(results) -> pd.DataFrame:
 
 
 def comparison(results) -> list:
-    """What the numbers come to, in words: every set, and whether it falls short of the run's own test films.
+    """What the numbers come to, in words: every set, its strange labels, and whether it falls short of the run's own test films.
 
     Parameters
     ----------
@@ -98,6 +98,7 @@ def comparison(results) -> list:
     (_, inside), *others = results.items()
     said = number_sentences(results)
     for name, found in others:
+        said += _strange_labels(name, found)
         said += [_against(name, key, found, inside) for key in MEASURES if _row(found, key) and _row(inside, key)]
         if found["specificity"] is not None and found["specificity"] < 0.5:
             said.append(
@@ -149,6 +150,16 @@ def _all_numbers(name, found):
 
 def _number(row):
     return "{:.2f} ({:.2f} to {:.2f})".format(*row)
+
+
+def _strange_labels(name, found):
+    """Labels that are no class of the network: as it should be for other diseases, not for a class spelt otherwise."""
+    return [
+        f"In {name} {sum(answers.values())} films are labelled {label}, which is no class of the network "
+        f"({', '.join(answers)}): they count as films without COVID-19. `label_map` renames labels."
+        for label, answers in found.get("called", {}).items()
+        if label not in answers
+    ]
 
 
 def _against(name, key, found, inside):

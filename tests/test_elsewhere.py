@@ -48,6 +48,18 @@ def test_the_sentences_change_with_the_data():
     assert "In inside the specificity is 1.00, inside it is 0.05: better than inside, beyond both intervals." in better
 
 
+def test_labels_that_are_no_class_are_said_since_they_count_as_not_ill():
+    results, films = results_with(0), a_set("north", 0)
+    assert "no class of the network" not in " ".join(comparison(results))
+    spelt = films.manifest.label.replace("COVID-19", "covid")
+    films = films._replace(manifest=films.manifest.assign(label=spelt))
+    settings = fix_on_validation(evaluate_external(Reader(CORNER), a_set("inside", 0), CLASSES)[1], CLASSES)
+    results["north"] = evaluate_external(Reader(CORNER), films, CLASSES, settings)[0]
+    said = comparison(results)
+    words = "In north 20 films are labelled covid, which is no class of the network (Normal, COVID-19)"
+    assert sum(sentence.startswith(words) for sentence in said) == 1 and "specificity 0.50" in " ".join(said)
+
+
 def test_without_a_threshold_the_numbers_are_said_without_it():
     for count in (0, 19):
         with_one = results_with(count)
