@@ -11,6 +11,7 @@ import pandas as pd
 from covidxr.calibration import calibration_error, choose_threshold, fit_temperature, with_temperature
 from covidxr.dataset import read_source
 from covidxr.decode import DecodeError
+from covidxr.duplicates import twins_of
 from covidxr.errors import CovidxrError
 from covidxr.groups import cell_weights
 from covidxr.intervals import bootstrap_interval, called_right, discrimination
@@ -32,7 +33,8 @@ class Settings(NamedTuple):
 
 
 class ExternalSet(NamedTuple):
-    """Films of one external set: ``name``, ``manifest``, ``pixels``, and how many were ``unreadable`` or ``known`` already."""
+    """Films of one external set: ``name``, ``manifest``, ``pixels``, and how many were ``unreadable`` or ``known`` already,
+    they or their patients."""
 
     name: str
     manifest: pd.DataFrame
@@ -42,11 +44,13 @@ class ExternalSet(NamedTuple):
 
     def summary(self) -> str:
         """How many films there are, and how many were left out."""
-        left_out = f"{self.known} of known patients left out, {self.unreadable} unreadable"
+        left_out = f"{self.known} left out as of patients or films of the run, {self.unreadable} unreadable"
         return f"{self.name}: {len(self.manifest)} films, {left_out}."
 
 
-def read_external(source, trained_on, image_size, data_dir=None, label_map=None, work_dir=".", seed=0) -> ExternalSet:
+def read_external(
+    source, trained_on, image_size, data_dir=None, label_map=None, work_dir=".", seed=0, seen=None
+) -> ExternalSet:
     """Read an external set and leave out what the run has already seen.
 
     Parameters
@@ -66,6 +70,9 @@ def read_external(source, trained_on, image_size, data_dir=None, label_map=None,
         Where new phantoms are written.
     seed : int
         The run's seed; new phantoms take the next.
+    seen : numpy.ndarray, optional
+        The run's films, ``uint8``, shape (M, h, w). Films that show the same picture (`covidxr.duplicates.twins_of`) are left
+        out, whatever their patient is called there; public collections copy from one another.
 
     Returns
     -------
@@ -87,18 +94,21 @@ def read_external(source, trained_on, image_size, data_dir=None, label_map=None,
     """
     rows = _new_phantoms(trained_on, work_dir, seed) if source == "phantom" else read_source(source, data_dir)
     rows = rows.assign(label=rows.label.replace(label_map or {}))
-    seen = set(patient_keys(trained_on))
-    new = rows[~patient_keys(rows).isin(seen)]
+    new = rows[~patient_keys(rows).isin(set(patient_keys(trained_on)))]
     films = decode_films(new.path, image_size)
-    good = [not isinstance(film, DecodeError) for film in films]
-    if not any(good):
+    good = np.array([not isinstance(film, DecodeError) for film in films], dtype=bool)
+    unreadable = [film for film in films if isinstance(film, DecodeError)]
+    pixels = np.array([film for film in films if not isinstance(film, DecodeError)], dtype=np.uint8)
+    unknown = np.ones(len(pixels), bool) if seen is None else ~twins_of(pixels, seen)
+    if not unknown.any():
         raise CovidxrError(
             f"external set {source!r}: no film is left of {len(rows)}; {len(rows) - len(new)} are of patients in the run "
-            f"already, {len(new)} cannot be read" + (f", the first: {films[0]}" if films else "")
+            f"already, {len(pixels)} show films of it, {len(unreadable)} cannot be read"
+            + (f", the first: {unreadable[0]}" if unreadable else "")
         )
-    pixels = np.stack([film for film, ok in zip(films, good, strict=True) if ok])
     name = source if source in SOURCES else Path(source).stem
-    return ExternalSet(name, new[good].reset_index(drop=True), pixels, len(films) - sum(good), len(rows) - len(new))
+    known = len(rows) - len(new) + int((~unknown).sum())
+    return ExternalSet(name, new[good][unknown].reset_index(drop=True), pixels[unknown], len(unreadable), known)
 
 
 def _new_phantoms(trained_on, work_dir, seed):

@@ -9,7 +9,7 @@ from covidxr.errors import CovidxrError
 from covidxr.intervals import discrimination
 from covidxr.network_probes import POSITIVE
 from covidxr.reader import fit_reader
-from covidxr.splits import patient_keys
+from covidxr.splits import kept_together, patient_keys
 
 PLAIN = {"balanced": False, "discriminant": False}  # a reader without care for sources
 
@@ -55,7 +55,7 @@ def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how)
     _copies(features, manifest)
     sources, ill = manifest.source.to_numpy(dtype=str), (manifest.label == positive).to_numpy()
     outs = [np.isin(sources, together)] if together else [sources == name for name in np.unique(sources)]
-    askable = [out for out in outs if 0 < ill[~out].sum() < (~out).sum()]
+    askable = [out for out in outs if len(set(ill[to_fit_on(manifest, out)])) == 2]
     scores = [score_outside(features, manifest, out, positive, **how) for out in askable]
     return pd.concat([_nothing(), *scores]).sort_index()
 
@@ -71,8 +71,34 @@ def _nothing():
     return pd.DataFrame({"score": np.array([], float), "called": np.array([], bool)}, index=np.array([], int))
 
 
+def to_fit_on(manifest, outside) -> np.ndarray:
+    """Which films a reader may be fitted on that is to score others: no film of their patients, and no twin of theirs.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        N manifest rows; ``twins`` as `covidxr.duplicates.mark_twins` fills it.
+    outside : numpy.ndarray
+        ``bool``, shape (N,): the films to score.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``bool``, shape (N,).
+
+    Examples
+    --------
+    >>> from covidxr.sources._rows import manifest_rows
+    >>> rows = manifest_rows({"image_id": i, "patient_id": i, "label": "a", "source": "xyz"[i]} for i in range(3))
+    >>> to_fit_on(rows.assign(twins=["same", "same", ""]), np.array([True, False, False])).tolist()
+    [False, False, True]
+    """
+    together = kept_together(manifest.reset_index(drop=True))
+    return ~together.isin(together[outside]).to_numpy()
+
+
 def score_outside(features, manifest, outside, positive=POSITIVE, **how) -> pd.DataFrame:
-    """Fit a reader on all films but some, with all their copies, and score those as they are.
+    """Fit a reader on all films but some, their patients and their twins, and score those as they are.
 
     Parameters
     ----------
@@ -94,7 +120,7 @@ def score_outside(features, manifest, outside, positive=POSITIVE, **how) -> pd.D
     >>> score_outside(np.c_[np.arange(40) % 2], rows, np.arange(40) < 2).called.tolist()
     [True, False]
     """
-    copies, inside = _copies(features, manifest), ~outside
+    copies, inside = _copies(features, manifest), to_fit_on(manifest, outside)
     rows = pd.concat([manifest[inside]] * len(copies))
     x = np.concatenate([one[inside] for one in copies])
     reader = fit_reader(x, rows.label, rows.source, patient_keys(rows).to_numpy(dtype=str), **how)

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from covidxr.intervals import bootstrap_interval
-from covidxr.leave_out import score_outside
+from covidxr.leave_out import score_outside, to_fit_on
 from covidxr.network_probes import POSITIVE
 from covidxr.never_seen import CARE
 from covidxr.probes import FEWEST
@@ -42,7 +42,7 @@ def unseen_place_scores(features, manifest, positive=POSITIVE) -> dict:
     """Score the films of each place that has both kinds by readers that were not fitted on any film from there.
 
     This is how films of a new hospital come: with the disease and without it, by the same machines. A reader with care for
-    sources and one without are fitted on all other films; patients of the place are left out wherever else they have films.
+    sources and one without are fitted on all other films, but those of its patients and twins of its films (`to_fit_on`).
 
     Parameters
     ----------
@@ -75,11 +75,10 @@ def unseen_place_scores(features, manifest, positive=POSITIVE) -> dict:
     found = {}
     for place in _with_both(films):
         there = (films.place == place).to_numpy()
-        outside = films.patient.isin(films.patient[there]).to_numpy()
-        if films.ill[~outside].nunique() < 2:
+        if films.ill[to_fit_on(manifest, there)].nunique() < 2:
             continue
         for name, how in CARE.items():
-            scores = score_outside(features, manifest, outside, positive, **how)
+            scores = score_outside(features, manifest, there, positive, **how)
             found[f"{name}, in {place}"] = films.assign(**scores).loc[there, ["ill", "score", "called", "patient"]]
     return found
 

@@ -170,6 +170,21 @@ def test_patients_of_the_run_are_left_out_and_broken_films_counted(north, tmp_pa
         np.testing.assert_array_equal(film, np.asarray(Image.open(row.path)))
 
 
+def test_films_of_the_run_under_another_name_are_left_out(north):
+    run = trained_on(("south", "p0"))
+    whole = read_external(north, run, 64)
+    found = read_external(
+        north, run, 64, seen=255 - whole.pixels[[1, 4]]
+    )  # copies, inverted as public collections have them
+    assert found.known == 2 and found.unreadable == 1
+    assert found.manifest.patient_id.tolist() == ["p0", "p2", "p3", "p5", "p6"]
+    np.testing.assert_array_equal(found.pixels, whole.pixels[[0, 2, 3, 5, 6]])
+    with pytest.raises(
+        CovidxrError, match="0 are of patients in the run already, 7 show films of it, 1 cannot be read"
+    ):
+        read_external(north, run, 64, seen=whole.pixels)
+
+
 def test_labels_are_kept_where_none_is_renamed(north):
     external = read_external(north, trained_on(("south", "p0")), 8)
     assert (external.known, external.unreadable) == (0, 1) and external.pixels.shape == (7, 8, 8)
@@ -179,8 +194,11 @@ def test_labels_are_kept_where_none_is_renamed(north):
 @pytest.mark.parametrize(
     ("patients", "error"),
     [
-        (range(8), "no film is left of 8; 8 are of patients in the run already, 0 cannot be read$"),
-        (range(7), "no film is left of 8; 7 are of patients in the run already, 1 cannot be read, the first: .*7.png"),
+        (range(8), "no film is left of 8; 8 are of patients in the run already, 0 show films of it, 0 cannot be read$"),
+        (
+            range(7),
+            "no film is left of 8; 7 are of patients in the run already, 0 show films of it, 1 cannot be read, the first: .*7.png",
+        ),
     ],
 )
 def test_no_film_left_is_a_sentence(patients, error, north):

@@ -37,6 +37,20 @@ def test_a_source_left_out_exposes_the_shortcut_and_spares_the_sign():
     assert shortcut.loc["c"].n_positive == 30 and np.isnan(shortcut.loc["c", "specificity"])
 
 
+def test_copies_in_another_source_do_not_give_a_film_away():
+    rng = np.random.default_rng(0)
+    rows, _ = films([("COVID-19", "a", 30), ("Normal", "a", 30), ("COVID-19", "b", 30), ("Normal", "b", 30)])
+    noise = rng.normal(size=(60, 400))  # nothing but what tells one film from all others
+    features, copied = np.concatenate([noise, noise]), rows.assign(twins=np.tile(np.arange(60).astype(str), 2))
+    unmarked = left_out_scores(features, rows, ["b"])
+    assert (unmarked.called == (rows.label[unmarked.index] == "COVID-19")).mean() > 0.95
+    assert len(left_out_scores(features, copied, ["b"])) == 0  # without the copies, nothing is left to fit on
+    half = copied.assign(twins=copied.twins.where(copied.twins.astype(int) % 2 == 0, ""))
+    scores = left_out_scores(features, half, ["b"])
+    right, twin = scores.called == (rows.label[scores.index] == "COVID-19"), half.twins[scores.index] != ""
+    assert right[~twin].mean() > 0.95 and right[twin].mean() < 0.75
+
+
 def test_the_area_is_within_one_source_with_its_interval():
     rows, features = films([*CONFOUNDED, ("Normal", "c", 30)])
     found = leave_one_source_out(features[:, :1], rows).loc["c"]
