@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from covidxr.calibration import choose_threshold  # noqa: E402
 from covidxr.dataset import read_run  # noqa: E402
 from covidxr.external import POSITIVE, fix_on_validation  # noqa: E402
+from covidxr.leave_out import to_fit_on  # noqa: E402
 from covidxr.places import film_places  # noqa: E402
 from covidxr.probe import features  # noqa: E402
 from covidxr.probes import FEWEST  # noqa: E402
@@ -35,14 +36,15 @@ TOGETHER = ("darkcovidnet", "figure1")  # left out at once; asked about healthy 
 
 
 def questions(films) -> dict:
-    """Name to the films to ask about, and those that nothing is fitted on: all of their patients, or of their sources."""
+    """Name to the films to ask about, and those that may be fitted on."""
     both = films.groupby(["place", "ill"]).patient.nunique().unstack(fill_value=0).min(axis=1)
-    places = {place: films.place == place for place in both.index[both >= FEWEST]}
-    asked = {place: (there, films.patient.isin(films.patient[there])) for place, there in places.items()}
-    together = films.source.isin(TOGETHER)
+    places = {place: (films.place == place).to_numpy() for place in both.index[both >= FEWEST]}
+    asked = {place: (there, to_fit_on(films, there)) for place, there in places.items()}
+    together = films.source.isin(TOGETHER).to_numpy()
     if together.any():
-        asked[" and ".join(TOGETHER)] = together & (films.ill | (films.label == "Normal")), together
-    return {name: (there.to_numpy(), out.to_numpy()) for name, (there, out) in asked.items()}
+        told = (films.ill | (films.label == "Normal")).to_numpy()
+        asked[" and ".join(TOGETHER)] = together & told, to_fit_on(films, together)
+    return asked
 
 
 def drawn(films, inside, share, seed) -> np.ndarray:
@@ -60,22 +62,22 @@ def stated(x, films, fitted, scored) -> pd.DataFrame:
     return films[scored].reset_index(drop=True).join(chances)
 
 
-def learning_curve(x, films, there, out) -> dict:
+def learning_curve(x, films, there, inside) -> dict:
     """Mean area under the ROC curve for each share of patients fitted on."""
     areas = {}
     for share in SHARES:
         seeds = range(DRAWS if share < 1 else 1)
-        said = [stated(x, films, drawn(films, ~out, share, seed), there) for seed in seeds]
+        said = [stated(x, films, drawn(films, inside, share, seed), there) for seed in seeds]
         areas[f"{share:.0%}"] = np.mean([roc_auc_score(rows.ill, rows[f"p_{POSITIVE}"]) for rows in said])
     return areas
 
 
-def rules(x, films, there, out) -> pd.DataFrame:
+def rules(x, films, there, inside) -> pd.DataFrame:
     """Mean sensitivity and specificity by rule; thresholds come from validation patients of the places fitted on."""
     found = []
     for seed in range(DRAWS):
-        validation = drawn(films, ~out, VALIDATION, seed)
-        fitted = ~out & ~validation
+        validation = drawn(films, inside, VALIDATION, seed)
+        fitted = inside & ~validation
         own, other = (stated(x, films, fitted, scored) for scored in (validation, there))
         columns = [name for name in other if name.startswith("p_")]
         score, chances = other[f"p_{POSITIVE}"], other[columns]
@@ -99,12 +101,13 @@ def main(run_dir) -> None:
         place=film_places(manifest),
         patient=patient_keys(manifest).to_numpy(str),
     )
-    for name, (there, out) in questions(films).items():
+    for name, (there, inside) in questions(films).items():
         print(f"\n{name}, left out: {films.ill[there].sum()} ill, {(~films.ill[there]).sum()} others")
         print(
-            "area by share of patients fitted on:", pd.Series(learning_curve(x, films, there, out)).round(3).to_dict()
+            "area by share of patients fitted on:",
+            pd.Series(learning_curve(x, films, there, inside)).round(3).to_dict(),
         )
-        print(rules(x, films, there, out).to_string())
+        print(rules(x, films, there, inside).to_string())
 
 
 if __name__ == "__main__":
