@@ -82,6 +82,8 @@ def test_with_a_film_a_patient_a_share_has_wilson_s_interval(hits):
 def test_copies_of_a_patient_s_film_are_no_further_evidence_for_a_share():
     hits, patients = np.array([1, 1, 0, 1, 0, 1, 1, 0]), np.arange(8)
     once, thrice = share_interval(hits, patients), share_interval(hits.repeat(3), patients.repeat(3))
+    effective = 24 * 7 / 23 * (2.068658 / 2.364624) ** 2  # design effect 23 / 7; Student's t of 23 and of 7
+    assert thrice == pytest.approx(wilson_interval(5 / 8 * effective, effective), abs=1e-5)
     assert width(thrice) >= width(once) and width(wilson_interval(15, 24)) < 0.7 * width(thrice)
     assert share_interval(np.ones(24), patients.repeat(3)) == wilson_interval(8, 8)
     assert share_interval([1, 0, 1], ["a"] * 3) == pytest.approx(wilson_interval(2 / 3, 1))
