@@ -72,6 +72,18 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
 
 
+def test_copies_of_a_patient_s_films_are_no_further_evidence():
+    kinds = [planted("COVID-19", i % 4 > 0) for i in range(12)] + [planted("Normal", i % 4 == 0) for i in range(12)]
+    copied = external_set(kinds * 4)
+    of_one = copied._replace(manifest=copied.manifest.assign(patient_id=[str(i % 24) for i in range(96)]))
+    once, alone, together = (
+        evaluate_external(CornerReader(), films, CLASSES)[0] for films in (external_set(kinds), copied, of_one)
+    )
+    for key in ("sensitivity_interval", "specificity_interval", "auc_interval", "brier_interval"):
+        width = [np.ptp(metrics[key]) for metrics in (once, alone, together)]
+        assert width[1] < 0.65 * width[0] and width[2] > 0.9 * width[0], key
+
+
 @pytest.mark.parametrize(
     ("labels", "sensitivity", "specificity"),
     [(["COVID-19"], 1.0, None), (["Normal"], None, 0.0), (["Pneumonia", "No finding"], None, 0.0)],

@@ -77,6 +77,23 @@ def test_the_discriminant_is_the_textbooks():
     assert np.corrcoef(kernel[:, 1] - kernel[:, 0], plain)[0, 1] > 0.995
 
 
+def test_a_film_that_counts_twice_is_heard_like_two():
+    x, labels, *_ = films([("ill", "a", 20), ("well", "b", 20)])
+    counts, classes = np.arange(40) % 3 + 1, np.array(["ill", "well"])
+    weighed = module._fit_discriminant(x, labels, counts.astype(float), classes)
+    repeated = module._fit_discriminant(x.repeat(counts, 0), labels.repeat(counts), np.ones(counts.sum()), classes)
+    assert weighed == pytest.approx(repeated)
+    assert weighed != pytest.approx(module._fit_discriminant(x, labels, np.ones(40), classes))
+
+
+def test_copies_of_a_patient_s_film_make_it_no_surer():
+    once = films([("ill", "a", 40), ("well", "a", 40)], sign=0.6)
+    new_x, *_ = films([("ill", "a", 500), ("well", "a", 500)], seed=1, sign=0.6)
+    copied = (values.repeat(6, axis=0) for values in once)
+    sureness = [fit_reader(*some).probabilities(new_x).max(axis=1).mean() for some in (once, copied)]
+    assert sureness[1] == pytest.approx(sureness[0], abs=0.05)
+
+
 def test_more_features_than_films_give_the_solution_of_plain_logistic_regression():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(40, 300)), np.repeat(["a", "b"], 20)
