@@ -50,6 +50,13 @@ def test_trainings_that_come_out_different_by_chance_are_seldom_claimed_to_diffe
     assert np.mean(claims) <= 0.08
 
 
+def test_copies_of_a_patient_s_films_are_no_further_evidence():
+    once = predictions({"reference": 1.0, "other": 0.5}, np.random.default_rng(0))
+    copies = [once.assign(image_id=once.image_id + f"-{copy}") for copy in range(6)]
+    one, six = (summarise(table, draws=400) for table in (once, pd.concat(copies)))
+    assert ((six.high - six.low) > 0.85 * (one.high - one.low)).all() and (six.n == 6 * one.n).all()
+
+
 def test_films_of_another_class_are_left_out_of_the_comparison_and_a_call_of_it_is_wrong():
     table = predictions({"three": 9.0, "four": 9.0}, np.random.default_rng(0), films=90)
     table["correct"] = True
