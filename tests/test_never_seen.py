@@ -27,6 +27,14 @@ def test_care_helps_where_both_are_there():
     assert found["with care, against Normal"]["auc"] > found["without care, against Normal"]["auc"] + 0.1
 
 
+def test_each_other_label_is_asked_about_by_itself():
+    rows, features = films([*CELLS, ("Pneumonia", "d", 20)])
+    found = score_summary(never_seen_scores(features[:, [0]], rows, ["c", "d"]))
+    assert {name: one["n_other"] for name, one in found.items() if name.startswith("with care")} == {
+        "with care, against Normal": 60, "with care, against Pneumonia": 20,
+    }  # fmt: skip
+
+
 def test_sentences_change_with_the_numbers():
     rows, features = films(CELLS)
     right, wrong = (
