@@ -22,7 +22,7 @@ def reliability_curves(groups, ax=None):
     Parameters
     ----------
     groups : dict
-        Name to (probabilities, whether it was so), N of each.
+        Name to (probabilities, whether it was so, patient), N of each.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -32,13 +32,13 @@ def reliability_curves(groups, ax=None):
 
     Examples
     --------
-    >>> len(reliability_curves({"test": ([0.9, 0.6], [True, False])}).containers)
+    >>> len(reliability_curves({"test": ([0.9, 0.6], [True, False], ["a", "b"])}).containers)
     1
     """
     ax = ax or plt.figure(figsize=(5, 3.6)).subplots()
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
-    for number, (name, (stated, so)) in enumerate(groups.items()):
-        table = reliability(stated, so, bins=5)[0]
+    for number, (name, (stated, so, patients)) in enumerate(groups.items()):
+        table = reliability(stated, so, 5, patients)[0]
         table = table[table.n >= min(FEWEST_IN_BIN, table.n.max())]
         reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
         label = f"{name} (error {reliability(stated, so)[1]:.2f})"

@@ -169,7 +169,7 @@ def confusion(labels, predicted, classes) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=pd.Index(classes, name="predicted"))
 
 
-def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
+def reliability(confidence, correct, bins=10, patients=None) -> tuple[pd.DataFrame, float]:
     """How often the network is right when it says how sure it is.
 
     Parameters
@@ -180,11 +180,13 @@ def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
         Whether it was right.
     bins : int
         Bins of equal width.
+    patients : array_like of str, optional
+        The patients of the films, as for `covidxr.intervals.share_interval`.
 
     Returns
     -------
     table : pandas.DataFrame
-        ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson, films taken for independent) and ``n`` for each bin with films.
+        ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (its interval) and ``n`` for each bin with films.
     error : float
         The expected calibration error: mean distance of the two, weighted by films.
 
@@ -198,10 +200,13 @@ def reliability(confidence, correct, bins=10) -> tuple[pd.DataFrame, float]:
     >>> len(table), round(error, 3)
     (2, 0.05)
     """
-    frame = pd.DataFrame({"confidence": confidence, "correct": np.asarray(correct, dtype=bool)})
+    patients = np.arange(len(confidence)) if patients is None else np.asarray(patients)
+    frame = pd.DataFrame(
+        {"confidence": np.asarray(confidence), "correct": np.asarray(correct, bool), "patient": patients}
+    )
     grouped = frame.groupby(np.minimum((frame.confidence * bins).astype(int), bins - 1))
     table = grouped.agg(confidence=("confidence", "mean"), accuracy=("correct", "mean"), n=("correct", "size"))
-    intervals = [wilson_interval(k, n) for k, n in zip(grouped.correct.sum(), table.n, strict=True)]
+    intervals = [share_interval(films.correct, films.patient) for _, films in grouped]
     table["low"], table["high"] = zip(*intervals, strict=True)
     return table.reset_index(drop=True), float(
         (table.n * (table.confidence - table.accuracy).abs()).sum() / table.n.sum()

@@ -13,12 +13,12 @@ def test_points_stand_where_the_shares_are_and_bins_of_few_films_are_left_out():
     stated = np.r_[np.full(40, 0.9), np.full(20, 0.1), np.full(3, 0.5)]
     so = np.r_[np.arange(40) < 10, np.arange(20) < 2, [True] * 3]
     ax = plt.figure().subplots()
-    assert reliability_curves({"north": (stated, so)}, ax) is ax
+    assert reliability_curves({"north": (stated, so, np.arange(len(so)))}, ax) is ax
     [points] = ax.collections[1:] if len(ax.collections) > 1 else ax.collections
     assert points.get_offsets().data.tolist() == pytest.approx(np.array([[0.1, 0.1], [0.9, 0.25]]))
     sizes = points.get_sizes()
     assert sizes[1] > sizes[0]
-    both = reliability_curves({"north": (stated, so), "south": (stated, ~so)})
+    both = reliability_curves({"north": (stated, so, np.arange(len(so))), "south": (stated, ~so, np.arange(len(so)))})
     assert len({tuple(drawn.get_facecolor()[0]) for drawn in both.collections if len(drawn.get_offsets()) == 2}) == 2
     assert "north (error" in ax.get_legend().texts[-1].get_text()
 

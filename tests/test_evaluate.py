@@ -25,6 +25,7 @@ from covidxr.evaluate import (
     record_metrics,
     reliability,
     separability,
+    share_interval,
     wilson_interval,
 )
 from covidxr.model import build_baseline
@@ -143,6 +144,8 @@ def test_reliability_puts_each_film_into_its_bin():
     assert error == pytest.approx((0.05 + 2 * 0.05 + 2 * 0.025) / 5)
     assert (table.low[1], table.high[1]) == wilson_interval(1, 2)
     assert len(reliability([0.2, 0.6], [True, True], bins=1)[0]) == 1
+    of_one = reliability([0.55] * 4, [True, False, True, False], patients=["a", "b", "a", "b"])[0]
+    assert (of_one.low[0], of_one.high[0]) == share_interval([True, False, True, False], ["a", "b", "a", "b"])
 
 
 def test_logistic_regression_learns_what_was_planted_and_not_noise():
