@@ -112,6 +112,16 @@ def test_probabilities_are_right_as_often_as_they_say():
     assert sure.sum() > 100 and (new_labels[sure] == "ill").mean() == pytest.approx(stated[sure].mean(), abs=0.07)
 
 
+def test_which_films_are_held_out_together_hardly_matters(monkeypatch):
+    few = films([(label, place, 12) for label, place, _ in CONFOUNDED], sign=0.5)
+
+    def spread(foldings):
+        monkeypatch.setattr(module, "FOLDINGS", foldings)
+        return np.std([np.diff(fit_reader(*few, seed=10 * seed).bias) for seed in range(16)])
+
+    assert module.FOLDINGS == 3 and 0 < spread(3) < 0.8 * spread(1)
+
+
 def test_with_two_classes_the_calibration_is_platts():
     rng = np.random.default_rng(0)
     margins, truth = rng.normal(size=(200, 2)), rng.integers(0, 2, 200)
