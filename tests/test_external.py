@@ -185,9 +185,8 @@ def test_patients_of_the_run_are_left_out_and_broken_films_counted(north, tmp_pa
 def test_films_of_the_run_under_another_name_are_left_out(north):
     run = trained_on(("south", "p0"))
     whole = read_external(north, run, 64)
-    found = read_external(
-        north, run, 64, seen=255 - whole.pixels[[1, 4]]
-    )  # copies, inverted as public collections have them
+    inverted = 255 - whole.pixels[[1, 4]]  # as public collections have some
+    found = read_external(north, run, 64, seen=inverted)
     assert found.known == 2 and found.unreadable == 1
     assert found.manifest.patient_id.tolist() == ["p0", "p2", "p3", "p5", "p6"]
     np.testing.assert_array_equal(found.pixels, whole.pixels[[0, 2, 3, 5, 6]])
