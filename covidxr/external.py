@@ -44,7 +44,7 @@ class ExternalSet(NamedTuple):
 
     def summary(self) -> str:
         """How many films there are, and how many were left out."""
-        left_out = f"{self.known} left out as of patients or films of the run, {self.unreadable} unreadable"
+        left_out = f"{self.known} left out, as the run has them or their patients, {self.unreadable} unreadable"
         return f"{self.name}: {len(self.manifest)} films, {left_out}."
 
 

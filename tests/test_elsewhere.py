@@ -146,5 +146,5 @@ def test_notebooks_print_nothing_but_what_the_library_says_of_numbers(name):
 
 def test_a_set_says_how_many_films_it_has_and_lacks():
     assert ExternalSet("north", pd.DataFrame({"a": [1, 2]}), None, 3, 4).summary() == (
-        "north: 2 films, 4 left out as of patients or films of the run, 3 unreadable."
+        "north: 2 films, 4 left out, as the run has them or their patients, 3 unreadable."
     )
