@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import re
 import uuid
+import zlib
 from pathlib import Path
 
+import psutil
+
 from covidxr.errors import CovidxrError
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # a process's number says nothing on another machine
+_TEMPORARY = re.compile(rf"\.covidxr-{_HOST}-(\d+)-[0-9a-f]{{32}}(\..*)?")
 
 
 @contextlib.contextmanager
@@ -36,12 +44,31 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".covidxr-{_HOST}-{os.getpid()}-{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_leftovers(folder) -> None:
+    """Remove the temporary files, at any depth of `folder`, of processes of this machine that were killed.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        It need not exist.
+
+    Examples
+    --------
+    >>> sweep_leftovers("no/such/folder")
+    """
+    for path in Path(folder).rglob(".covidxr-*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            with contextlib.suppress(OSError):  # gone by now, or not ours to remove
+                path.unlink()
 
 
 def write_json(path, value) -> None:
@@ -91,7 +118,7 @@ def read_json(path) -> dict:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, nested without end, or not even text
         raise CovidxrError(f"{path}: not a JSON file ({error}); delete it and run the notebooks again") from error
 
 

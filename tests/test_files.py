@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pandas as pd
 import pytest
 
 from covidxr.errors import CovidxrError
-from covidxr.files import atomic_path, read_json, write_csv, write_json
+from covidxr.files import atomic_path, read_json, sweep_leftovers, write_csv, write_json
 
 
 def names(folder):
@@ -51,6 +55,33 @@ def test_two_writers_do_not_meet(tmp_path):
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "one"  # the outer one ended last
 
 
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    script = (
+        "import sys, time\nfrom covidxr.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    time.sleep(60)"
+    )
+    target = tmp_path / "deep" / "a.jpg"
+    writer = subprocess.Popen([sys.executable, "-c", script, str(target)])
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.rglob(".covidxr-*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (left,) = names(target.parent)
+    others = [
+        left.replace(str(writer.pid), str(os.getpid())),  # of a living process
+        left.replace(left.split("-")[1], "0" * 8),  # of another machine
+        ".covidxr-notes.jpg",
+        "a.txt",
+    ]
+    for name in others:
+        (target.parent / name).write_text("of somebody else")
+    sweep_leftovers(tmp_path)
+    assert left in names(target.parent)
+    writer.kill()
+    writer.wait()
+    sweep_leftovers(tmp_path)
+    assert names(target.parent) == sorted(others)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -79,7 +110,9 @@ def test_absent_json_is_empty(tmp_path):
     assert read_json(tmp_path / "a.json") == {}
 
 
-@pytest.mark.parametrize("content", [b"", b'{"n": 1', b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"n": 1', b"\xff\xfe\x00", b"[" * 100_000], ids=["empty", "cut", "binary", "deep"]
+)
 def test_json_that_is_none_is_a_sentence(content, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(CovidxrError, match=r"a\.json: not a JSON file"):
