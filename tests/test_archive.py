@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import stat
+import struct
 import zipfile
 
 import pytest
+from local_server import image_bytes
 
 from covidxr.errors import CovidxrError
 from covidxr.sources import SOURCES, _archive, _ledger
 from covidxr.sources.fetch import fetch
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = image_bytes(0)
 
 
 def arrived(folder):
@@ -26,7 +28,7 @@ def pack(path, members):
 
 
 KAGGLE = {
-    f"chest_xray/{again}{part}/{kind}.jpeg": b"\xff\xd8\xff" + f"{part}{kind}".encode()
+    f"chest_xray/{again}{part}/{kind}.jpeg": image_bytes(len(part + kind), "JPEG")
     for again in ("__MACOSX/", "chest_xray/", "")
     for part in ("train", "test", "val")
     for kind in ("NORMAL/IM-0001-0001", "PNEUMONIA/person1_bacteria_1")
@@ -97,6 +99,56 @@ def test_an_archive_that_climbs_out_is_refused_whole(tmp_path, member):
     ):
         fetch("figure1", tmp_path / "data", archive=archive)
     assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_method_that_unpacks_without_bounds_is_refused(tmp_path, method):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as packed:
+        packed.writestr("top/images/b.png", PNG)
+    with pytest.raises(CovidxrError, match=r"a.zip: refused, since its member 'top/images/b.png' is packed in another"):
+        fetch("figure1", tmp_path / "data", archive=archive)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "message"),
+    [
+        ("_archive.MAX_DIRECTORY_BYTES", 1000, "its list of files has more than 1,000 bytes, the limit"),
+        ("_ledger.MAX_FILES", 20, "has 50 files; the limit is 20"),
+        ("_archive.MAX_TOTAL_BYTES", 500, "unpacks to 1,000 bytes, .* the limits are 500"),
+    ],
+)
+def test_an_archive_of_too_much_is_refused_before_anything_is_written(tmp_path, monkeypatch, limit, most, message):
+    monkeypatch.setattr(f"covidxr.sources.{limit}", most)
+    archive = pack(tmp_path / "a.zip", {f"top/images/{n:02}.png": bytes(20) for n in range(50)})
+    with pytest.raises(CovidxrError, match=message):
+        fetch("figure1", tmp_path / "data", archive=archive)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
+
+
+def rewritten(archive, old, new):
+    archive.write_bytes(archive.read_bytes().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda archive: rewritten(archive, PNG[:200], PNG[:199] + b"?"), "Bad CRC-32"),
+        (
+            lambda archive: rewritten(archive, struct.pack("<L", len(PNG)), struct.pack("<L", len(PNG) - 40)),
+            "Bad CRC-32",
+        ),
+        (lambda archive: pack(archive, {"top/images/a.png": PNG[:300], "top/images/b.png": PNG}), "not a whole image"),
+        (lambda archive: pack(archive, {"top/images/a.png": b"<html>", "top/images/b.png": PNG}), "not an image"),
+    ],
+    ids=["other bytes", "another size", "packed in half", "not an image"],
+)
+def test_a_member_that_is_not_whole_is_named_and_not_stored(tmp_path, damage, reason):
+    archive = pack(tmp_path / "a.zip", {"top/images/a.png": PNG, "top/images/b.png": image_bytes(1, size=20)})
+    damage(archive)
+    with pytest.raises(CovidxrError, match=rf"1 file .a.png. in it cannot be used .*{reason}"):
+        fetch("figure1", tmp_path / "data", archive=archive)
+    assert arrived(tmp_path / "data") == ["b.png"]
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

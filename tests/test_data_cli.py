@@ -8,6 +8,7 @@ import time
 import zipfile
 
 import pytest
+from local_server import image_bytes
 
 from covidxr.data import _FETCHED, main, needed_sources
 from covidxr.errors import CovidxrError
@@ -51,7 +52,7 @@ def test_one_archive_is_for_one_source(capsys):
 
 def test_it_unpacks_an_archive_and_sums_up(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as packed:
-        packed.writestr("chest_xray/train/NORMAL/IM-0001-0001.jpeg", b"\xff\xd8\xff a film")
+        packed.writestr("chest_xray/train/NORMAL/IM-0001-0001.jpeg", image_bytes(0, "JPEG"))
     command = ["kaggle-chest-xray", "--data-dir", str(tmp_path / "data"), "--from", str(tmp_path / "films.zip")]
     assert main(command) == 0
     assert f"kaggle-chest-xray: 1 file in {tmp_path / 'data'}" in capsys.readouterr().out

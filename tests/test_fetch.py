@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import threading
+import time
+import traceback
+import tracemalloc
 import zipfile
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from local_server import Server
+from local_server import Server, image_bytes
+from PIL import Image
 
+from covidxr.data import main
 from covidxr.errors import CovidxrError
 from covidxr.sources import SOURCES, _download, _known, _ledger
 from covidxr.sources.fetch import ORIGINS, fetch
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = image_bytes(0)
 NAMES = [f"film {n}.png" for n in range(12)]
 COLUMNS = "patientid,finding,view,modality,filename,age,sex,license,url"
 
@@ -48,7 +59,7 @@ def planted(server, monkeypatch):
     rows = [f"{n},COVID-19,PA,X-ray,{name},50,F,CC0," for n, name in enumerate(NAMES)]
     rows += ["90,COVID-19,L,X-ray,lateral.png,50,F,,", "91,COVID-19,Axial,CT,ct.png,50,F,,"]
     table = "\n".join([COLUMNS, *rows]).encode()
-    films = {f"images/{name}": PNG + name.encode() * 200 for name in NAMES}
+    films = {f"images/{name}": image_bytes(n) for n, name in enumerate(NAMES)}
     serve(server, "covid-chestxray", {"metadata.csv": table, **films})
     return server
 
@@ -80,7 +91,7 @@ def test_a_full_fetch_brings_what_the_reader_needs_and_no_more(planted, get, tmp
     assert_whole(planted, tmp_path)
     assert len(done.new) == 13 and done.bytes == sum(map(len, planted.files.values()))
     assert set(planted.asked.values()) == {1} and not planted.times("lateral.png") and not planted.times("ct.png")
-    assert all(Path(path).read_bytes().startswith(PNG) for path in SOURCES["covid-chestxray"](tmp_path).path)
+    assert all(Path(path).read_bytes().startswith(PNG[:8]) for path in SOURCES["covid-chestxray"](tmp_path).path)
 
 
 def test_what_is_there_is_not_asked_for_again_and_needs_no_network(planted, get, tmp_path):
@@ -144,11 +155,11 @@ def test_other_bytes_than_those_recorded_are_refused(planted, get, tmp_path):
     get()
     film = tmp_path / "covid-chestxray-dataset/images/film 1.png"
     film.unlink()
-    planted.fault("film 1.png", *[PNG + b"another film"] * _download.ATTEMPTS)
-    with pytest.raises(CovidxrError, match=r"\(film 1.png\): 127.\S+ sent wrong bytes: 20 bytes instead of 2,008"):
+    planted.fault("film 1.png", *[image_bytes(1, size=20)] * _download.ATTEMPTS)
+    with pytest.raises(CovidxrError, match=r"\(film 1.png\): 127.\S+ sent wrong bytes: [\d,]+ bytes instead of [\d,]+"):
         get()
     assert not film.exists()
-    planted.fault("film 1.png", PNG + b"x" * 2000)  # of the right size
+    planted.fault("film 1.png", bytes(len(image_bytes(1))))  # of the right size
     get()
     assert planted.times("film 1.png") == 1 + _download.ATTEMPTS + 2
     assert_whole(planted, tmp_path)
@@ -228,7 +239,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(planted, get, tmp_path, mo
     for film in (tmp_path / "covid-chestxray-dataset/images").iterdir():
         film.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("pooch.downloaders.open", lambda path, mode: Full(path, "w"), raising=False)
+        patch.setattr("covidxr.sources._download.open", lambda path, mode: Full(path, "w"), raising=False)
         with pytest.raises(CovidxrError, match="covid-chestxray-dataset: the disk is full; what has arrived is kept"):
             get()
     assert arrived(tmp_path) == ["metadata.csv"]
@@ -236,17 +247,345 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(planted, get, tmp_path, mo
     assert_whole(planted, tmp_path)
 
 
+def unannounced(cut=None, length=None):
+    """A fault: the first bytes of a file, of which the server does not say, or says in nonsense, how many there are."""
+
+    def answer(handler, content):
+        handler.answer(**({"Content_Length": length} if length else {}))
+        handler.wfile.write(content[:cut])
+
+    return answer
+
+
+@pytest.mark.parametrize("cut", [300, -1, -20], ids=["in half", "by a byte", "behind its pixels"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_cut_short_is_never_recorded_as_whole(planted, get, tmp_path, kind, cut):
+    path = next(path for path in planted.files if path.endswith("film 7.png"))
+    planted.files[path] = image_bytes(7, kind)
+    planted.fault("film 7.png", *[unannounced(cut)] * _download.ATTEMPTS)
+    with pytest.raises(CovidxrError, match=r"\(film 7.png\): 127.0.0.1:\d+ sent wrong bytes: not a whole image: "):
+        get()
+    planted.fault("film 7.png", unannounced(cut), unannounced())
+    get()
+    assert_whole(planted, tmp_path)
+
+
+@pytest.mark.parametrize("cut", [-4, -20], ids=["in a field", "in a row"])
+def test_a_table_cut_short_is_fetched_again(planted, get, tmp_path, cut):
+    planted.fault("metadata.csv", unannounced(cut))
+    get()
+    assert planted.times("metadata.csv") == 2
+    assert_whole(planted, tmp_path)
+
+
+def test_an_image_cut_short_that_lies_there_is_not_taken_for_whole(planted, get, tmp_path):
+    film = tmp_path / "covid-chestxray-dataset/images/film 4.png"
+    film.parent.mkdir(parents=True)
+    film.write_bytes(image_bytes(4)[:300])
+    with pytest.raises(CovidxrError, match=r"1 file .film 4.png. there already, .* .not a whole image: the end"):
+        get()
+    assert film.read_bytes() == image_bytes(4)[:300]
+
+
+def test_an_image_without_contrast_is_whole(planted, get, tmp_path):
+    blank = io.BytesIO()
+    Image.new("L", (24, 24)).save(blank, "PNG")
+    planted.files[next(path for path in planted.files if path.endswith("film 7.png"))] = blank.getvalue()
+    get()
+    assert_whole(planted, tmp_path)
+
+
+@pytest.mark.parametrize("length", [None, "abc", "-5", "²", "9" * 5000])
+def test_a_length_that_is_none_costs_nothing(planted, get, tmp_path, length):
+    planted.fault("film 7.png", unannounced(length=length))
+    with contextlib.suppress(CovidxrError):  # of the longest, which is refused
+        get()
+    get()
+    assert_whole(planted, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked", ["²", "soon", "-1", "9" * 5000, "Mon, 01 Jan 9999999 00:00:00 GMT", "Wed, 21 Oct 2015 07:28:00 GMT"]
+)
+def test_a_pause_asked_for_in_nonsense_costs_nothing(planted, get, tmp_path, monkeypatch, asked):
+    monkeypatch.setattr(_download, "LONGEST_PAUSE", 0.1)
+    planted.fault("film 7.png", lambda handler, content: handler.answer(503, Retry_After=asked))
+    get()
+    assert planted.times("film 7.png") == 2
+    assert_whole(planted, tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["7", formatdate(time.time() + 3600, usegmt=True)])
+def test_a_pause_asked_for_is_kept_up_to_a_limit(planted, get, monkeypatch, asked):
+    monkeypatch.setattr(_download, "LONGEST_PAUSE", 0.7)
+    planted.fault("film 7.png", lambda handler, content: handler.answer(503, Retry_After=asked))
+    start = time.monotonic()
+    get()
+    assert 0.7 < time.monotonic() - start < 6
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        *[(address, "what is no address") for address in ("http://[::1", "ftp://h/a", "http://h:x/")],
+        (f"http://{'a' * 300}.example/", "redirects|cannot be reached"),
+        ("\xff\xfe", "what is no address"),
+        ("", "not an image|not a whole image"),
+        ("http://", "redirects more than 5 times"),
+        ("#again", "redirects more than 5 times"),
+    ],
+)
+def test_redirects_that_lead_nowhere_are_one_sentence(planted, get, address, reason):
+    planted.fault("film 7.png", *[lambda handler, content: handler.answer(302, Location=address)] * 40)
+    with pytest.raises(CovidxrError, match=rf"\(film 7.png\): .*({reason})"):
+        get()
+
+
+def drip(handler, send):
+    """A byte every now and then, until nobody listens any more."""
+    while not handler.server.released.wait(0.02):
+        send(b"1")
+
+
+def slow_body(handler, content):
+    handler.answer(Content_Length="60000")
+    drip(handler, handler.wfile.write)
+
+
+def slow_body_of_unknown_length(handler, content):
+    handler.answer()
+    handler.wfile.write(content)
+    drip(handler, handler.wfile.write)
+
+
+def slow_headers(handler, content):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    drip(handler, handler.wfile.write)
+
+
+def slow_chunks(handler, content):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    drip(handler, handler.wfile.write)
+
+
+def endless_continue(handler, content):
+    drip(handler, lambda byte: handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [slow_body, slow_body_of_unknown_length, slow_headers, slow_chunks, endless_continue],
+    ids=lambda f: f.__name__,
+)
+def test_a_server_that_never_ends_is_hung_up_on(planted, get, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(_download, "GRACE_SECONDS", 0.7)
+    monkeypatch.setattr(_download, "SLOWEST", 200_000)
+    planted.fault("film 7.png", *[fault] * _download.ATTEMPTS)
+    start = time.monotonic()
+    with pytest.raises(CovidxrError, match=r"\(film 7.png\): .* sends less than 200,000 bytes a second, the limit"):
+        get()
+    assert time.monotonic() - start < 15
+    get()
+    assert_whole(planted, tmp_path)
+
+
+def endless(handler, content):
+    handler.answer()
+    while True:
+        handler.wfile.write(bytes(1 << 16))
+
+
+def announced(handler, content):
+    handler.answer(Content_Length=str(10**12))
+
+
+def packed_bomb(handler, content):
+    handler.answer(Content_Encoding="gzip")
+    handler.wfile.write(gzip.compress(bytes(60_000_000)))
+
+
+@pytest.mark.parametrize("fault", [endless, announced, packed_bomb], ids=lambda fault: fault.__name__)
+def test_a_server_that_sends_too_much_is_refused_once_and_for_all(planted, get, tmp_path, fault):
+    planted.fault("film 7.png", *[fault] * _download.ATTEMPTS)
+    tracemalloc.start()
+    with pytest.raises(CovidxrError, match=r"\(film 7.png\): .* sends more than 50,000,000 bytes, the limit for this"):
+        get()
+    assert tracemalloc.get_traced_memory()[1] < 200_000_000  # of them 60 are the server's own
+    tracemalloc.stop()
+    assert planted.times("film 7.png") == 1 and "film 7.png" not in arrived(tmp_path)
+    planted.faults.clear()
+    get()
+    assert_whole(planted, tmp_path)
+
+
+def test_no_more_is_taken_of_a_file_than_it_is_known_to_have(planted, get, tmp_path):
+    get()
+    (tmp_path / "covid-chestxray-dataset/images/film 7.png").unlink()
+    planted.fault("film 7.png", endless)
+    with pytest.raises(CovidxrError, match=rf"sends more than {len(image_bytes(7)):,} bytes, the limit for this file"):
+        get()
+
+
+def test_the_body_of_a_redirect_is_not_read(planted, get, tmp_path):
+    def redirect(handler, content):
+        handler.send_response(302)
+        handler.send_header("Location", handler.path)
+        endless(handler, content)
+
+    planted.fault("film 7.png", redirect)
+    get()
+    assert planted.times("film 7.png") == 2
+    assert_whole(planted, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "message"),
+    [
+        ("_download.MAX_TOTAL_BYTES", 3000, "more than 3,000 bytes"),
+        ("_ledger.MAX_FILES", 10, "12 files; the limit is 10"),
+    ],
+)
+def test_a_source_has_limits_too(planted, get, monkeypatch, limit, most, message):
+    monkeypatch.setattr(f"covidxr.sources.{limit}", most)
+    with pytest.raises(CovidxrError, match=f"covid-chestxray: refused, since it has {message}"):
+        get()
+
+
+def test_a_mirrors_password_is_sent_and_neither_kept_nor_shown(planted, tmp_path, capsys):
+    mirror = planted.url.replace("//", "//reader:s%40cret@")
+    planted.fault("film 3.png", *[503] * _download.ATTEMPTS)
+    assert main(["covid-chestxray", "--data-dir", str(tmp_path), "--mirror", mirror]) == 1
+    assert main(["covid-chestxray", "--data-dir", str(tmp_path), "--mirror", mirror]) == 0
+    assert set(planted.logins) == {"Basic " + base64.b64encode(b"reader:s@cret").decode()}
+    assert_whole(planted, tmp_path)
+    record = (tmp_path / "covid-chestxray-dataset/fetched.json").read_text()
+    shown = "".join([record, *capsys.readouterr()])
+    assert "film 3.png" in shown and not any(secret in shown for secret in ("s%40cret", "s@cret", "reader"))
+
+
+def test_a_password_shows_in_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(_download, "PAUSE_SECONDS", 0)
+    mirror = "http://reader:secret@127.0.0.1:9"
+    with pytest.raises(CovidxrError) as caught:
+        fetch("covid-chestxray", tmp_path, mirror=mirror)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_password_is_not_handed_on_to_another_host(planted, get, tmp_path):
+    with Server() as other:
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+        other.files = planted.files
+        for path in planted.files:
+            planted.fault(path, lambda handler, content: handler.answer(302, Location=other.url + handler.path))
+        fetch("covid-chestxray", tmp_path, mirror=planted.url.replace("//", "//reader:secret@"))
+        other.shutdown()
+    assert set(other.logins) == {None} and None not in planted.logins
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "ftp://reader:secret@host",
+        "http://reader:secret@host:port",
+        "http://reader:sec/secret@host",
+        "reader:secret@host",
+    ]
+    + ["http://[reader:secret@host", "http://reader:80/secret@host", "http://reader:secret@host?a=b", "http://"],
+)
+def test_a_mirror_that_is_no_address_is_named_without_its_password(tmp_path, mirror):
+    with pytest.raises(CovidxrError, match="mirror '[^']*' must be an address that begins with http") as caught:
+        fetch("figure1", tmp_path, mirror=mirror)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "[]",
+        "{}",
+        "5",
+        '{"tree": 5}',
+        '{"tree": [5]}',
+        '{"tree": ["a"]}',
+        '{"tree": [{"path": 5, "sha": "a"}]}',
+        "[" * 9999,
+    ]
+    + ['{"tree": [{"path": "a", "sha": 5}]}', '{"tree": [{"path": "a", "sha": "a", "size": "9"}]}', "null", "", "\xff"]
+    + ['{"tree": [{"path": [], "sha": "a"}]}', '{"tree": [], "truncated": true}', '{"tree": [{"path": "a"}]}'],
+)
+def test_a_list_of_files_that_is_none_is_refused(server, get, tmp_path, listing):
+    serve(server, "darkcovidnet", {"listing.json": listing.encode("latin-1")})
+    with pytest.raises(CovidxrError, match="darkcovidnet: .*listing.json.*(not GitHub's whole list|an empty list)"):
+        get("darkcovidnet")
+    (tmp_path / "darkcovidnet").mkdir(exist_ok=True)
+    (tmp_path / "darkcovidnet/listing.json").write_text(listing, encoding="latin-1")
+    with pytest.raises(CovidxrError, match="listing.json. there already, but not as in version"):
+        get("darkcovidnet")
+
+
+@pytest.mark.parametrize("name", ["a\ud800.png", "a\0.png", "..\\..\\a.png", ".a.png", "a\n.png"])
+def test_names_that_no_film_can_have_are_left_out(server, get, tmp_path, name):
+    paths = [f"X-Ray Image DataSet/Pneumonia/{one}" for one in (name, "b.png")]
+    tree = [{"path": path, "size": len(PNG), "sha": ""} for path in paths]
+    serve(server, "darkcovidnet", {"listing.json": json.dumps({"tree": tree}).encode(), paths[1]: PNG})
+    get("darkcovidnet")
+    assert arrived(tmp_path) == ["b.png", "listing.json"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        "5",
+        "null",
+        '{"files": []}',
+        '{"files": {"a": 5}}',
+        '{"files": {"a": {"size": "9", "sha256": ""}}}',
+        "[" * 9999,
+    ]
+    + [
+        '{"files": {"a": {"size": 9, "sha256": 5}}}',
+        '{"files": {"a": {"size": -9, "sha256": ""}}}',
+        '{"files": null}',
+        "{",
+    ],
+)
+def test_a_record_of_wrong_types_is_named(tmp_path, record):
+    (tmp_path / "figure1").mkdir()
+    (tmp_path / "figure1/fetched.json").write_text(record)
+    with pytest.raises(CovidxrError, match="fetched.json: not a (record of fetched files|JSON file).*; delete it"):
+        fetch("figure1", tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "figure1/fetched.json").mkdir(parents=True)
+    with pytest.raises(CovidxrError, match="fetched.json: cannot be written to or read"):
+        fetch("figure1", tmp_path)
+
+
+def test_what_a_killed_fetch_left_is_swept(planted, get, tmp_path):
+    film = tmp_path / "covid-chestxray-dataset/images/film 1.png"
+    script = (
+        "import os, signal, sys\nfrom covidxr.files import atomic_path\nwith atomic_path(sys.argv[1]) as half:\n"
+        "    half.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(film)], check=False)
+    assert len(arrived(tmp_path)) == 1
+    get()
+    assert_whole(planted, tmp_path)
+
+
 def test_the_list_of_darkcovidnets_commit_brings_its_films_with_gits_own_checksums(server, get, tmp_path):
     root = "X-Ray Image DataSet"
     names = [f"{root}/{folder}/0{n}_000.png" for folder in ("No_findings", "Pneumonia") for n in range(3)]
-    films = {name: PNG + name[-9:].encode() for name in names}
+    films = {name: image_bytes(n) for n, name in enumerate(names)}
     others = [f"{root}/Covid-19/a.png", "../escape.png", f"{root}/Pneumonia/../../../up.png", "README.md"]
     blobs = {**films, **dict.fromkeys(others, PNG)}
     sums = {path: hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest() for path, blob in blobs.items()}
     tree = [{"path": path, "size": len(blob), "sha": sums[path]} for path, blob in blobs.items()]
     listing = json.dumps({"tree": tree, "truncated": False}).encode()
     serve(server, "darkcovidnet", {"listing.json": listing, **films})
-    server.fault("Pneumonia/01_000.png", PNG + b"?01_00.png"[:9])  # the right size, and an image
+    server.fault("Pneumonia/01_000.png", films[names[4]][:-1] + b"?")  # the right size, and an image
     done = get("darkcovidnet")
     assert sorted(done.new) == sorted(["listing.json", *films]) and server.times("Pneumonia/01_000.png") == 2
     assert SOURCES["darkcovidnet"](tmp_path).label.tolist() == ["No finding"] * 3 + ["Pneumonia"] * 3
@@ -256,10 +595,11 @@ def test_the_list_of_darkcovidnets_commit_brings_its_films_with_gits_own_checksu
 def test_the_kaggle_set_comes_from_a_mirror_even_when_the_first_archive_is_broken(server, get, tmp_path):
     with zipfile.ZipFile(tmp_path / "whole.zip", "w") as packed:
         for name in ("train/NORMAL/IM-0001-0001.jpeg", "test/PNEUMONIA/person1_virus_1.jpeg"):
-            packed.writestr(f"chest_xray/{name}", b"\xff\xd8\xff a film of " + name.encode())
+            packed.writestr(f"chest_xray/{name}", image_bytes(len(name), "JPEG"))
     whole, url = (tmp_path / "whole.zip").read_bytes(), ORIGINS["kaggle-chest-xray"].by_hand
     server.serve(url, whole)
-    server.fault(urlsplit(url).path, whole.replace(b"film of train", b"film of trail"))
+    at = whole.index(b"\xff\xd9")  # the end of the first film
+    server.fault(urlsplit(url).path, whole[: at - 9] + bytes(3) + whole[at - 6 :])
     with pytest.raises(CovidxrError, match="1 file .* in it cannot be used .Bad CRC-32"):
         get("kaggle-chest-xray")
     done = get("kaggle-chest-xray")

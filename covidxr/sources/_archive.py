@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import shutil
@@ -18,14 +19,23 @@ from tqdm.auto import tqdm
 
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
+from covidxr.sources._download import MAX_FILE_BYTES, MAX_TOTAL_BYTES
 from covidxr.sources._known import Known, measure, unfit
 from covidxr.sources._ledger import incomplete, shorten
 from covidxr.sources._origins import KAGGLE_ARCHIVE, KAGGLE_HANDLE, is_film_or_table
 
-MAX_FILE_BYTES = 200_000_000  # a film; the largest of the sources have about 5 million
-MAX_TOTAL_BYTES = 20_000_000_000  # the Kaggle set, the largest source, has 1.2 thousand million
+MAX_DIRECTORY_BYTES = 10_000_000  # an archive's list of its members; that of the Kaggle set has about 2 million
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # RuntimeError: a password
+
+
+class _Bounded(io.FileIO):
+    """A file of which not too much is read at once: zipfile takes the list of members, however long, in one piece."""
+
+    def read(self, size=-1):
+        if size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its list of files has more than {MAX_DIRECTORY_BYTES:,} bytes, the limit")
+        return super().read(size)
 
 
 def unpack(origin, archive, whence: str, ledger, done) -> None:
@@ -59,11 +69,11 @@ def unpack(origin, archive, whence: str, ledger, done) -> None:
     if not Path(archive).is_file():
         folder = "a folder, not a zip archive; give it as the data folder" if Path(archive).is_dir() else "no such file"
         raise CovidxrError(f"{archive}: {folder}")
-    try:
-        packed = zipfile.ZipFile(archive)
-    except (*_BROKEN, ValueError, struct.error) as error:
-        raise CovidxrError(f"{archive}: not a whole zip archive ({error}); get {origin.by_hand} again") from error
-    with packed:
+    with contextlib.ExitStack() as stack:
+        try:
+            packed = stack.enter_context(zipfile.ZipFile(stack.enter_context(_Bounded(archive))))
+        except (*_BROKEN, ValueError, struct.error) as error:
+            raise CovidxrError(f"{archive}: not a whole zip archive ({error}); get {origin.by_hand} again") from error
         openers = {path: partial(packed.open, info) for path, info in _choose(packed, origin, archive).items()}
         store(origin, openers, whence, ledger, done)
 
@@ -89,6 +99,11 @@ def _hostile(info):
     name = info.orig_filename  # before zipfile cuts it at a null byte
     if ".." in re.split(r"[/\\]", name) or re.match(r"[/\\]|[A-Za-z]:", name) or "\0" in name:
         return "would be written outside the data folder"
+    if info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):  # of the others, zipfile unpacks any amount at once
+        return "is packed in another way than deflate"
     return "is a symbolic link" if stat.S_ISLNK(info.external_attr >> 16) else ""
 
 
@@ -119,7 +134,8 @@ def from_kagglehub(origin, ledger, done, scratch) -> None:
         except Exception as error:  # kagglehub passes on what its libraries raise, without a common base
             if getattr(error, "errno", None) in FULL:
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            said = re.sub(r"//[^/\s]+@", "//", f"{type(error).__name__}: {error}")  # without a proxy's password
+            reason = " ".join(said.split())[:200]
             raise incomplete(origin, done, [KAGGLE_ARCHIVE], f"kagglehub could not fetch it ({reason})") from error
     films = {film.relative_to(root).as_posix(): film for film in sorted(root.rglob("*")) if film.is_file()}
     openers = {}

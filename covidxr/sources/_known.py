@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import re
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 from pooch import file_hash
 
-from covidxr.decode import IMAGE_SUFFIXES
+from covidxr.decode import IMAGE_SUFFIXES, DecodeError, decode
+from covidxr.errors import CovidxrError
+from covidxr.files import read_json
 
 _FROZEN = Path(__file__).with_name("frozen.csv")
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_IMAGE_STARTS = (b"\xff\xd8\xff", _PNG, b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 
 
 class Known(NamedTuple):
@@ -114,8 +118,8 @@ def unfit(path, name: str, known: Known) -> str:
     name : str
         The name that it has or is going to have.
     known : Known
-        What it should be. Without a checksum it must at least begin like what its name says, and not like the login
-        page of a proxy.
+        What it should be. Without a checksum it must be whole: an image is decoded, a table and a list are read to
+        their ends, a zip archive has to have its directory, which stands there.
 
     Returns
     -------
@@ -137,22 +141,82 @@ def unfit(path, name: str, known: Known) -> str:
 def _implausible(path, suffix):
     with open(path, "rb") as file:
         start = file.read(16)
-    if suffix in IMAGE_SUFFIXES and not start.startswith(_IMAGE_STARTS):
-        return f"not an image: it begins with {start!r}"
-    if suffix == ".csv" and (not start or start.lstrip().startswith(b"<")):
-        return f"not a table: it begins with {start!r}"
-    if suffix == ".zip" and not start.startswith(b"PK"):
-        return f"not a zip archive: it begins with {start!r}"
-    return _not_a_listing(path) if suffix == ".json" else ""
-
-
-def _not_a_listing(path):
+    if suffix in IMAGE_SUFFIXES:
+        return _broken_image(path) if start.startswith(_IMAGE_STARTS) else f"not an image: it begins with {start!r}"
+    if suffix == ".csv":
+        return (
+            _broken_table(path) if start.lstrip()[:1] not in (b"", b"<") else f"not a table: it begins with {start!r}"
+        )
+    if suffix == ".zip":
+        return "" if zipfile.is_zipfile(path) else f"not a whole zip archive: it begins with {start!r}"
     try:
-        listing = json.loads(Path(path).read_bytes())
-        whole = isinstance(listing["tree"], list) and not listing.get("truncated")
-    except (ValueError, TypeError, KeyError):
+        return "" if suffix != ".json" or read_listing(path) else "an empty list of files"
+    except CovidxrError as error:
+        return str(error)
+
+
+def _broken_image(path):
+    content = Path(path).read_bytes()
+    if content.startswith(_PNG) and _PNG_END not in content:  # its pixels may all be there
+        return "not a whole image: the end of a PNG file is missing"
+    try:
+        decode(path, 32)
+    except DecodeError as error:
+        return "" if error.reason.startswith("no contrast") else f"not a whole image: {error.reason}"
+    return ""
+
+
+def _broken_table(path):
+    try:
+        with open(path, encoding="latin-1", newline="") as file:  # any bytes: its reader sees to the letters
+            widths = {len(row) for row in csv.reader(file, strict=True) if row}
+    except csv.Error as error:
+        return f"not a whole table: {error}"
+    return "" if len(widths) == 1 else "not a whole table: its rows differ in length"
+
+
+def read_listing(path) -> dict[str, Known]:
+    """Read GitHub's list of a commit's files.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The JSON file.
+
+    Returns
+    -------
+    dict
+        Path within the repository to what is known of the file.
+
+    Raises
+    ------
+    CovidxrError
+        When it is no such list, or not the whole one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "listing.json"
+    >>> _ = path.write_text('{"tree": [{"path": "a.png", "size": 3, "sha": "ab12"}]}')
+    >>> read_listing(path)
+    {'a.png': Known(size=3, sha256='', git_sha1='ab12')}
+    """
+    try:
+        listing = read_json(path)
+        known = {entry["path"]: Known(entry.get("size"), git_sha1=entry["sha"]) for entry in listing["tree"]}
+        whole = not listing.get("truncated") and all(map(is_plausible, known, known.values()))
+    except (CovidxrError, KeyError, TypeError, AttributeError):
         whole = False
-    return "" if whole else "not GitHub's whole list of the commit's files"
+    if not whole:
+        raise CovidxrError(f"{path}: not GitHub's whole list of a commit's files; delete it and try again")
+    return known
+
+
+def is_plausible(path, known: Known) -> bool:
+    """Tell whether a path and what a JSON file says of it are of the right types."""
+    size = known.size is None or (type(known.size) is int and known.size >= 0)
+    sums = all(isinstance(one, str) and re.fullmatch("[0-9a-f]*", one) for one in (known.sha256, known.git_sha1))
+    return isinstance(path, str) and size and sums
 
 
 def _git_sha1(path):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
-from covidxr.sources._known import Known, frozen, measure, unfit
+from covidxr.sources._known import Known, frozen, is_plausible, measure, unfit
 
 LEDGER = "fetched.json"
+MAX_FILES = 20_000  # of a source; the Kaggle set has 5,856
 
 
 class Ledger:
@@ -47,8 +48,11 @@ class Ledger:
         try:
             files = read_json(self.folder / LEDGER).get("files", {})
             self._known = {path: Known(entry["size"], entry["sha256"]) for path, entry in files.items()}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise CovidxrError(f"{self.folder / LEDGER}: not a record of fetched files; delete it") from error
+            plausible = all(map(is_plausible, self._known, self._known.values()))
+        except (AttributeError, KeyError, TypeError):
+            plausible = False
+        if not plausible:
+            raise CovidxrError(f"{self.folder / LEDGER}: not a record of fetched files; delete it")
         self.files = files
         self._saved = dict(files)
 
@@ -70,20 +74,28 @@ class Ledger:
         ------
         CovidxrError
             When files lie there that this record does not know and that are not the source's: they are not overwritten.
+            When there are more than any source has.
         """
-        kept, changed, missing, foreign = [], [], [], []
+        if len(wanted) > MAX_FILES:
+            raise CovidxrError(
+                f"{self.source}: refused, since it has {len(wanted):,} files; the limit is {MAX_FILES:,}"
+            )
+        kept, changed, missing, foreign, why = [], [], [], [], ""
         for path, known in wanted.items():
             target = self.folder / path
             if not target.is_file():
                 missing.append(path)
-            elif not unfit(target, path, known.filled(self.known(path))):
+            elif not (reason := unfit(target, path, known.filled(self.known(path)))):
                 kept.append(path)
+            elif path in self.files:
+                changed.append(path)
             else:
-                (changed if path in self.files else foreign).append(path)
+                foreign.append(path)
+                why = why or reason
         if foreign:
             raise CovidxrError(
-                f"{self.folder}: {shorten(foreign)} there already, but not as in version {self.version} of {self.source}, "
-                "and not fetched by this command; name another data folder or move it away"
+                f"{self.folder}: {shorten(foreign)} there already, but not as in version {self.version} of {self.source} "
+                f"({why}), and not fetched by this command; name another data folder or move it away"
             )
         for path in kept:
             if path not in self.files:

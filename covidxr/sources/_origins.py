@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from covidxr.decode import IMAGE_SUFFIXES
-from covidxr.errors import CovidxrError
 from covidxr.sources import covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray
-from covidxr.sources._known import Known, frozen
+from covidxr.sources._known import Known, frozen, read_listing
 
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
 KAGGLE_ARCHIVE = "chest-xray-pneumonia.zip"
@@ -63,7 +61,7 @@ class Origin:
 
 
 def is_film_or_table(path: str) -> bool:
-    """Tell whether a path is that of an image or of ``metadata.csv``; hidden files are neither.
+    """Tell whether a path is that of an image or of ``metadata.csv``; hidden files and names no file can have are neither.
 
     Parameters
     ----------
@@ -80,6 +78,8 @@ def is_film_or_table(path: str) -> bool:
     [True, True, False, False, False]
     """
     name = PurePosixPath(path)
+    if re.search(r"[\x00-\x1f\\\ud800-\udfff]", path):
+        return False
     return (name.suffix.lower() in IMAGE_SUFFIXES or path == "metadata.csv") and not name.name.startswith(".")
 
 
@@ -101,11 +101,7 @@ def _figure1(folder):
 
 
 def _darkcovidnet(folder):
-    try:
-        entries = json.loads((folder / _LISTING).read_bytes())["tree"]
-        known = {entry["path"]: Known(entry.get("size"), git_sha1=entry["sha"]) for entry in entries}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CovidxrError(f"{folder / _LISTING}: not GitHub's list of files; delete it and try again") from error
+    known = read_listing(folder / _LISTING)
     fits = re.compile(_DARKCOVIDNET_FILMS).fullmatch
     return {path: known[path] for path in known if fits(path) and is_film_or_table(path)}
 

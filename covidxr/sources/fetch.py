@@ -13,8 +13,16 @@ import shutil
 from pathlib import Path
 
 from covidxr.errors import CovidxrError, unknown
+from covidxr.files import sweep_leftovers
 from covidxr.sources._archive import FULL, from_kagglehub, unpack
-from covidxr.sources._download import MIRROR_VARIABLE, Job, download_all, mirrored
+from covidxr.sources._download import (
+    MAX_TOTAL_BYTES,
+    MIRROR_VARIABLE,
+    Job,
+    download_all,
+    mirror_login,
+    mirrored,
+)
 from covidxr.sources._known import Known, frozen
 from covidxr.sources._ledger import Fetched, Ledger, incomplete
 from covidxr.sources._origins import KAGGLE_ARCHIVE, ORIGINS
@@ -36,7 +44,7 @@ def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fet
         The data folder, made when missing.
     mirror : str, optional
         An address that serves the same paths as the original hosts, in their place; by default the environment variable
-        ``COVIDXR_MIRROR``. Proxies are taken from ``HTTPS_PROXY`` and ``NO_PROXY``.
+        ``COVIDXR_MIRROR``. A user name and password in it are sent to the mirror, neither recorded nor shown. Proxies are taken from ``HTTPS_PROXY`` and ``NO_PROXY``.
     archive : str or pathlib.Path, optional
         A zip archive of the source, got by hand; no network is used.
 
@@ -60,7 +68,12 @@ def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fet
     if source not in ORIGINS:
         raise unknown("source to fetch:", source, ORIGINS)
     origin = ORIGINS[source]
-    ledger = Ledger(Path(data_dir) / origin.folder, origin.name, origin.version)
+    folder = Path(data_dir) / origin.folder
+    try:
+        ledger = Ledger(folder, origin.name, origin.version)
+        sweep_leftovers(folder)
+    except OSError as error:
+        raise _not_writable(error, folder) from error
     done = Fetched(source, ledger.folder)
     try:
         if archive is not None:
@@ -94,7 +107,7 @@ def _get(origin, wanted, mirror, ledger, done):
     jobs = []
     for path in changed + missing:
         url, known = mirrored(origin.url(path), mirror), wanted[path].filled(ledger.known(path))
-        jobs.append(Job(path, url, ledger.folder / path, known))
+        jobs.append(Job(path, url, ledger.folder / path, known, mirror_login(mirror)))
 
     def arrived(job, known):
         ledger.record(job.path, known, job.url)
@@ -132,7 +145,7 @@ def _from_kaggle(origin, mirror, ledger, done):
 
 def _from_mirrored_archive(origin, mirror, ledger, done, archive):
     url = mirrored(origin.by_hand, mirror)
-    job = Job(archive.name, url, archive, Known())
+    job = Job(archive.name, url, archive, Known(), mirror_login(mirror), MAX_TOTAL_BYTES)
     if not archive.exists():  # whole, if it does
         result = download_all([job], origin.name, lambda job, known: None)[job.path]
         if not result.known:
