@@ -20,7 +20,8 @@ examples:
   python -m covidxr.data kaggle-chest-xray --data-dir data --from archive.zip
 
 The same command goes on where it stopped; what is there and unchanged is not fetched again. Proxies are taken from
-HTTPS_PROXY and NO_PROXY, a mirror also from COVIDXR_MIRROR.
+HTTPS_PROXY and NO_PROXY, a mirror also from COVIDXR_MIRROR. A mirror's user name and password, as in
+https://user:password@mirror.example.org, are sent to it, and neither recorded nor shown.
 exit codes: 0 all there that the servers have, 1 something could not be fetched, 2 wrong usage, 130 interrupted
 """
 

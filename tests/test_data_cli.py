@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 
 import pytest
-from local_server import image_bytes
+from local_server import Server, image_bytes
 
 from covidxr.data import _FETCHED, main, needed_sources
 from covidxr.errors import CovidxrError
@@ -74,6 +77,28 @@ def test_an_interrupt_is_answered_in_one_sentence(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("covidxr.sources.fetch.fetch", interrupt)
     assert main(["figure1"]) == 130
     assert "The same command goes on" in capsys.readouterr().err
+
+
+def test_being_told_to_end_leaves_nothing_half_done(tmp_path):
+    index = ORIGINS["figure1"].url("metadata.csv")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        server.serve(index, bytes(9246))
+        server.fault("metadata.csv", "stall")
+        command = [sys.executable, "-m", "covidxr.data", "figure1", "--data-dir", str(tmp_path), "--mirror", server.url]
+        fetching = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_PROXY": "127.0.0.1"}
+        )
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.rglob(".covidxr-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.rglob(".covidxr-*"))
+        fetching.send_signal(signal.SIGTERM)
+        complaint = fetching.communicate(timeout=10)[1]  # sooner than the server's stall would be noticed
+        server.released.set()
+        server.shutdown()
+    assert fetching.returncode == 130 and "The same command goes on" in complaint
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_help_is_instant_and_imports_nothing_heavy():

@@ -515,7 +515,9 @@ def test_a_mirror_that_is_no_address_is_named_without_its_password(tmp_path, mir
 )
 def test_a_list_of_files_that_is_none_is_refused(server, get, tmp_path, listing):
     serve(server, "darkcovidnet", {"listing.json": listing.encode("latin-1")})
-    with pytest.raises(CovidxrError, match="darkcovidnet: .*listing.json.*(not GitHub's whole list|an empty list)"):
+    with pytest.raises(
+        CovidxrError, match="missing 1 file .listing.json.: .* wrong bytes: (not GitHub's whole list|an empty)"
+    ):
         get("darkcovidnet")
     (tmp_path / "darkcovidnet").mkdir(exist_ok=True)
     (tmp_path / "darkcovidnet/listing.json").write_text(listing, encoding="latin-1")

@@ -319,7 +319,9 @@ def _receive(job, path, meter):
                 if meter.seen > limit:
                     raise _TooMuch(f"{limit:,}")
                 file.write(chunk)
-    if meter.slow:  # where no length was announced, a connection that ends looks like the end of the file
+    if (
+        meter.slow or meter.stop.is_set()
+    ):  # where no length was announced, a connection that ends looks like the end of the file
         raise _HungUp
 
 
@@ -341,9 +343,8 @@ def _is_passing(error):
 def _pause(error, attempt):
     pause = PAUSE_SECONDS * 2**attempt
     if _status(error):
-        with contextlib.suppress(
-            urllib3.exceptions.InvalidHeader, ValueError, OverflowError
-        ):  # neither number nor date
+        # What is neither a number nor a date asks for nothing.
+        with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             pause = urllib3.Retry().get_retry_after(error.response.raw) or pause
     return min(pause, LONGEST_PAUSE)
 

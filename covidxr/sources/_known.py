@@ -151,8 +151,8 @@ def _implausible(path, suffix):
         return "" if zipfile.is_zipfile(path) else f"not a whole zip archive: it begins with {start!r}"
     try:
         return "" if suffix != ".json" or read_listing(path) else "an empty list of files"
-    except CovidxrError as error:
-        return str(error)
+    except CovidxrError:
+        return "not GitHub's whole list of the commit's files"
 
 
 def _broken_image(path):

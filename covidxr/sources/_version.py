@@ -32,7 +32,7 @@ def version_of(folder, source: str, pinned: str) -> str:
     ''
     """
     recorded = read_json(folder / LEDGER)
-    if isinstance(recorded, dict) and recorded.get("version"):
-        return str(recorded["version"])
+    if isinstance(recorded, dict) and recorded.get("version") and isinstance(recorded["version"], str):
+        return recorded["version"]
     table, known = folder / "metadata.csv", frozen(source).get("metadata.csv")
     return pinned if known and table.is_file() and not mismatch(table, known) else ""
