@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 
 INK = "#1f3b57"
+_LINE = 22  # characters that fit over a film
 
 
 def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
@@ -17,7 +20,7 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     films : numpy.ndarray
         ``uint8``, square, shape (N, H, H) grey or (N, H, H, 3) in colour.
     titles : sequence of str, optional
-        N short titles, of one line or more.
+        N titles, of one line or more; lines wider than a film are broken.
     columns : int
         Films a row.
     ax : matplotlib.axes.Axes, optional
@@ -35,7 +38,7 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     >>> [text.get_text() for text in ax.texts]
     ['a', 'b', 'c']
     """
-    titles = [] if titles is None else list(titles)
+    titles = [] if titles is None else list(map(_broken, titles))
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
     side, gap = films.shape[1], max(2, films.shape[1] // 7)
@@ -56,6 +59,11 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
     return ax
+
+
+def _broken(title):
+    """Break lines that would run into the next film's."""
+    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _LINE) or [""])
 
 
 def overlay(films, maps, opacity=0.45) -> np.ndarray:
