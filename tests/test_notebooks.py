@@ -100,3 +100,16 @@ def test_prose_holds_no_results(path):
 def test_profiles_name_notebooks_that_exist(path):
     profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(profile) - {"all"} <= {notebook.stem for notebook in NOTEBOOKS}
+
+
+@by_name
+def test_no_cell_prints_all_of_metrics_json(path):
+    for cell in code_cells(path):
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr) and "record_metrics" in ast.unparse(last):
+            assert cell.source.rstrip().endswith(";"), cell.source
+
+
+@by_name
+def test_no_image_is_shown_twice(path):
+    assert all("replace=True" not in cell.source for cell in code_cells(path))
