@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import colormaps
 
 INK = "#1f3b57"
-_LINE = 22  # characters that fit over a film
 
 
 def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
@@ -38,9 +37,10 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     >>> [text.get_text() for text in ax.texts]
     ['a', 'b', 'c']
     """
-    titles = [] if titles is None else list(map(_broken, titles))
+    titles = [] if titles is None else list(titles)
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
+    titles = list(map(_broken, titles))
     side, gap = films.shape[1], max(2, films.shape[1] // 7)
     head = gap * (1 + max((title.count("\n") for title in titles), default=0))
     height, width = rows * (side + head), columns * (side + gap) - gap // 2
@@ -61,9 +61,14 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     return ax
 
 
+_FITS = 22  # characters over a film
+
+
 def _broken(title):
-    """Break lines that would run into the next film's."""
-    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _LINE) or [""])
+    """Break lines that would run into the next film's title."""
+    whole = str(title).replace(r"\$", "\0")  # a dollar sign and what keeps it from being a formula stay together
+    parts = [part for line in whole.split("\n") for part in textwrap.wrap(line, _FITS) or [""]]
+    return "\n".join(parts).replace("\0", r"\$")
 
 
 def overlay(films, maps, opacity=0.45) -> np.ndarray:
