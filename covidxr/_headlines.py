@@ -121,9 +121,10 @@ def _blind(audit):
     found, missed = audit_counts(audit)
     told = (f"{len(found)} of {len(audit)} probes", "found something other than disease" + (":" if found else ""))
     lines = [told, *_by_verdict({name: audit[name] for name in found})]
-    if missed:
-        lines.append((f"{len(missed)} of {len(audit)} probes", f"miss their own ideal: {'; '.join(missed)}"))
-    return row, lines
+    if not any("missed_ideal" in probe for probe in audit.values()):
+        return row, [*lines, ("Not recorded", "how many miss their own ideal; notebook 06 counts them")]
+    others = "of the others miss" if found else "miss"
+    return row, [*lines, (f"{len(missed)} {others} their own ideal", "; ".join(missed))]
 
 
 def audit_counts(audit) -> tuple[list, list]:

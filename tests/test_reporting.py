@@ -77,6 +77,7 @@ def test_the_card_holds_the_run_s_own_numbers(run_dir):
         and "No patient is in two partitions; 2 films could not be read." in card
     )
     said = claim_answers(claim)
+    assert said[21] == "No patient is in two partitions (parameter `split` of notebook 01)"
     assert (
         said[32] == "Notebook 07: north"
         and said[24].endswith("ImageNet weights, SHA-256 checked")
