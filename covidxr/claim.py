@@ -39,10 +39,10 @@ Structured summary of design, methods, results and conclusions | `index.html` an
 Scientific and clinical background, intended use and clinical role | README and `MODEL_CARD.md`: a published article rebuilt to measure its potential problem; no clinical role
 Study objectives and hypotheses | The question that each notebook opens with; the hypothesis is that the network reads collections, not lungs
 # Methods: study design
-Prospective or retrospective | Retrospective: public collections, or drawn films
+Prospective or retrospective | Not prospective. {images}
 Study goal | Methodological: reproduction of an article, and an audit of its shortcuts
 # Methods: data
-Data sources | `manifest.csv`, columns `source`, `url`, `license`; a datasheet a source in `docs/DATA.md` | manifest.csv
+Data sources | `manifest.csv`, columns `source`, `url`, `license`; a datasheet a source in `docs/DATA.md`. {images} | manifest.csv
 Eligibility criteria: how, where and when | In part: which films of each collection are read is in `docs/DATA.md`; how the collections chose their patients is for the most part not known
 Data preprocessing | Notebook 01 (decoding, scaling) and `covidxr.pixels.preprocess` (equalisation, one for all) | pixels.npz
 Selection of data subsets | Notebook 01: seeded draw of so many films a class; `manifest.csv` lists them, `rejected.csv` the others that were tried | manifest.csv rejected.csv
@@ -100,7 +100,8 @@ def answers(found, facts) -> list:
     found : collection of str
         What the run holds: names of its files, ``metrics:`` and ``run:`` with the name of a section.
     facts : dict
-        What fills the braces in `ITEMS`: ``disjoint``, ``weights``, ``external``, ``commit``.
+        What fills the braces in `ITEMS`: ``disjoint``, ``weights``, ``external``, ``commit``, ``images``;
+        in Markdown.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def answers(found, facts) -> list:
 
     Examples
     --------
-    >>> facts = {"disjoint": "patient", "weights": "random", "external": "north", "commit": "abc"}
+    >>> facts = {"disjoint": "patient", "weights": "random", "external": "north", "commit": "abc", "images": "phantoms"}
     >>> len(answers([], facts)), answers([], facts)[0][1]
     (42, 'no: this run holds no metrics:model')
     """

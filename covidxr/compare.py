@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from covidxr._html import chance_of, duration, is_number, measure, words, write_html
+from covidxr._headlines import interval_of
+from covidxr._html import chance_of, duration, is_number, measure, weights_in_words, words, write_html
+from covidxr._runfiles import read_records, synthetic_images
 from covidxr.errors import CovidxrError
-from covidxr.files import read_json
 
 
 def compare_runs(runs, page=None) -> tuple[Path, str]:
@@ -40,15 +41,16 @@ def compare_runs(runs, page=None) -> tuple[Path, str]:
     ...     write_json(folder / name / "metrics.json", {"test": {"n": 60, "accuracy": accuracy}})
     >>> page, table = compare_runs([folder / "a", folder / "b"])
     >>> print(table)
-                  a      b
+                  a             b
     On its own test films
-      test films  60     60
-      accuracy    0.900  0.800
+      images      not recorded  not recorded
+      test films  60            60
+      accuracy    0.900         0.800
     """
     folders = [_folder(run) for run in runs]
     if len(folders) < 2:
         raise CovidxrError(f"comparing takes two runs or more, found {len(folders)}")
-    read = [(read_json(folder / "metrics.json"), read_json(folder / "run.json")) for folder in folders]
+    read = [_read(folder) for folder in folders]
     groups, names = _groups(read), _names(folders)
     page = Path(page or folders[0].parent / "compare.html")
     context = {"runs": _links(names, folders, page), "groups": groups, "figures": _figures(folders, page)}
@@ -63,6 +65,22 @@ def _folder(run):
             f"{run} is no run folder with a metrics.json; in runs/ there are: {', '.join(there) or 'none'}"
         )
     return found[0].resolve()
+
+
+def _read(folder):
+    """The metrics of a run and its record, with three facts on top: its images, whether it is finished, what is unusable of it."""
+    records = read_records(folder)
+    synthetic = synthetic_images(folder, records)
+    state = ", ".join(f"{stem} {state}" for stem, state in records.unfinished.items())
+    external = {synthetic.named(name): found for name, found in (records.metrics.get("external") or {}).items()}
+    own = {
+        "images": synthetic.tag or {"none": "radiographs"}.get(synthetic.run, "not recorded"),
+        "unusable": records.unusable,
+    }
+    return {**records.metrics, "external": external, **own}, {
+        **records.run,
+        "state": state and f"not finished: {state}",
+    }
 
 
 def _names(folders):
@@ -82,12 +100,17 @@ def _number(value, interval=None, chance=None):
 def _inside(metrics, _):
     test = metrics.get("test") or {}
     chance = chance_of(test)
-    found = {"test films": str(test["n"])} if "n" in test else {}
+    found = {"images": metrics["images"]}
+    found |= {"test films": str(test["n"])} if is_number(test.get("n")) else {}
     named = {"accuracy": test, **(metrics.get("baselines") or {})}
     found.update(
-        {k: _number(v["accuracy"], v.get("accuracy_interval"), chance) for k, v in named.items() if "accuracy" in v}
+        {
+            name: _number(values["accuracy"], values.get("accuracy_interval"), chance)
+            for name, values in named.items()
+            if is_number(values.get("accuracy"))
+        }
     )
-    recalls = {f"recall, {label}": _number(row["recall"]) for label, row in (test.get("per_class") or {}).items()}
+    recalls = {f"recall, {label}": _number(row.get("recall")) for label, row in (test.get("per_class") or {}).items()}
     return {**found, **recalls}
 
 
@@ -102,7 +125,7 @@ def _outside(metrics, _):
 
 def _audited(metrics, _):
     probes = (metrics.get("audit") or {}).items()
-    return {name: _number(probe.get("value"), probe.get("interval"), probe.get("chance")) for name, probe in probes}
+    return {name: _number(probe.get("value"), interval_of(probe), probe.get("chance")) for name, probe in probes}
 
 
 def _looked(metrics, _):
@@ -115,11 +138,13 @@ def _looked(metrics, _):
     }
 
 
-def _made(_, run):
+def _made(metrics, run):
     facts = {"profile": run.get("profile"), "seed": run.get("seed"), "made": str(run.get("finished") or "")[:16]}
     facts |= {"code": str(run.get("git_commit") or "")[:12], "data": str(run.get("manifest_sha256") or "")[:12]}
-    facts["time"] = duration(run.get("total_seconds"))
-    return {name: str(value) for name, value in facts.items() if run and value not in (None, "")}
+    facts["time"] = duration(run["total_seconds"]) if is_number(run.get("total_seconds")) else ""
+    facts |= {"weights": weights_in_words(metrics.get("model") or {}), "state": run["state"]}
+    facts["left out, as it cannot be right"] = "; ".join(metrics["unusable"])
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
 def _asked(_, run):
@@ -132,7 +157,7 @@ def _asked(_, run):
 _DIFFERING = "Parameters that differ"
 _CHAPTERS = {
     "On its own test films": _inside,
-    "In other hospitals": _outside,
+    "On external images": _outside,
     "Audit: what can be told without the lungs": _audited,
     "Where it looks": _looked,
     "How it was made": _made,

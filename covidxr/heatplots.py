@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 
@@ -123,6 +124,36 @@ def heat_figure(film, heatmap, title="", lungs=None, ax=None):
     ax.figure.colorbar(ScalarMappable(cmap=HEAT), cax=ax.inset_axes((1.02, 0, 0.02, 0.88)), label="heat")
     ax.set_title(title, loc="left", fontsize=10, color=INK)
     return ax
+
+
+def right_and_wrong(labels, predicted, n=6, seed=0) -> np.ndarray:
+    """Draw images that were called right, then images that were called wrong, the true classes taking turns.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of str
+        N true classes and the network's.
+    n : int
+        How many of each at most.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    numpy.ndarray
+        Their positions, class by class within the right ones and within the wrong ones.
+
+    Examples
+    --------
+    >>> right_and_wrong(["a", "a", "b", "b"], ["a", "a", "b", "a"], n=2).tolist()
+    [1, 2, 3]
+    """
+    answers = pd.DataFrame({"label": pd.factorize(np.asarray(labels))[0]})
+    answers["wrong"] = np.asarray(predicted) != np.asarray(labels)
+    answers = answers.sample(frac=1, random_state=seed)
+    answers["turn"] = answers.groupby(["wrong", "label"]).cumcount()
+    chosen = answers.sort_values(["wrong", "turn", "label"]).groupby("wrong").head(n)
+    return chosen.sort_values(["wrong", "label", "turn"]).index.to_numpy()
 
 
 def heat_title(label, predicted, probability) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
@@ -17,7 +19,7 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     films : numpy.ndarray
         ``uint8``, square, shape (N, H, H) grey or (N, H, H, 3) in colour.
     titles : sequence of str, optional
-        N short titles, of one line or more.
+        N titles, of one line or more; lines wider than a film are broken.
     columns : int
         Films a row.
     ax : matplotlib.axes.Axes, optional
@@ -38,6 +40,7 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     titles = [] if titles is None else list(titles)
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
+    titles = list(map(_broken, titles))
     side, gap = films.shape[1], max(2, films.shape[1] // 7)
     head = gap * (1 + max((title.count("\n") for title in titles), default=0))
     height, width = rows * (side + head), columns * (side + gap) - gap // 2
@@ -56,6 +59,16 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
     return ax
+
+
+_FITS = 22  # characters over a film
+
+
+def _broken(title):
+    """Break lines that would run into the next film's title."""
+    whole = str(title).replace(r"\$", "\0")  # a dollar sign and what keeps it from being a formula stay together
+    parts = [part for line in whole.split("\n") for part in textwrap.wrap(line, _FITS) or [""]]
+    return "\n".join(parts).replace("\0", r"\$")
 
 
 def overlay(films, maps, opacity=0.45) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 
-from covidxr._html import is_number
+from covidxr._headlines import audit_counts, interval_of
+from covidxr._html import is_number, weights_in_words
+from covidxr._runfiles import read_records, synthetic_images
 from covidxr.claim import answers
 from covidxr.dataset import read_run
-from covidxr.files import atomic_path, read_json
+from covidxr.files import atomic_path
 from covidxr.splits import SPLITS, patient_keys, straddling_patients
 
 _MEASURES = {
@@ -63,31 +66,42 @@ def write_reports(run_dir) -> list:
 
 def _context(run_dir):
     manifest, pixels, rejected = read_run(run_dir)
-    metrics, run = read_json(run_dir / "metrics.json"), read_json(run_dir / "run.json")
+    records = read_records(run_dir)
+    metrics, run, unusable = records
+    synthetic, weights = synthetic_images(run_dir, records), weights_in_words(metrics.get("model") or {})
+    external = ", ".join(map(synthetic.named, metrics.get("external") or {}))
     straddling = straddling_patients(manifest)
     disjoint = "No patient is in two partitions" if not straddling else f"{straddling} patients are in two partitions"
     facts = {
         "disjoint": f"{disjoint} (parameter `split` of notebook 01)",
-        "weights": (metrics.get("model") or {}).get("weights", "not recorded"),
-        "external": ", ".join(metrics.get("external") or {}) or "no set was given",
-        "commit": run.get("git_commit") or "not recorded",
+        "weights": plain(weights) or "not recorded",
+        "external": plain(external) or "no set was given",
+        "commit": plain(run.get("git_commit")) or "not recorded",
+        "images": plain(synthetic.sentence) or "Public collections, or a hospital's own radiographs.",
     }
     said = answers(_holdings(run_dir, metrics, run), facts)
     return {
-        "run": {"seed": None, **run}, "metrics": metrics, "size": pixels.shape[1], "rejected": len(rejected),
+        "run": {"seed": None, **run}, "metrics": metrics, "unusable": unusable, "synthetic": synthetic, "weights": weights,
+        "size": pixels.shape[1], "rejected": len(rejected),
         "classes": list(manifest.label.unique()), "groups": _groups(manifest), "splits": _splits(manifest),
         "licenses": sorted(set(manifest.license) - {""}), "disjoint": disjoint, "measures": _MEASURES,
-        "sets": _sets(metrics), "shortcuts": _shortcuts(metrics.get("audit") or {}),
+        "sets": _sets(metrics, synthetic), "positive": metrics.get("positive", "COVID-19"),
+        "shortcuts": " ".join(metrics.get("audit_in_short") or [_shortcuts(metrics.get("audit") or {})]),
         "answers": said, "yes": sum(not answer.startswith("no:") for _, answer in said),
     }  # fmt: skip
 
 
-def _sets(metrics):
+def _sets(metrics, synthetic):
     """What was measured, by the words that say on which films, and with which of the two networks."""
-    inside = {"test films of the run": metrics["internal"]} if "internal" in metrics else {}
-    again = metrics.get("refitted") or {}
-    refitted = {f"{name}, network fitted again on every film of the run": found for name, found in again.items()}
-    return {**inside, **(metrics.get("external") or {}), **refitted}
+    kind = f" ({synthetic.tag})" if synthetic.tag else ""
+    inside = {f"test films of the run{kind}": metrics["internal"]} if metrics.get("internal") else {}
+    outside, again = metrics.get("external") or {}, metrics.get("refitted") or {}
+    refit = "network fitted again on every film of the run"
+    return {
+        **inside,
+        **{synthetic.named(name): found for name, found in outside.items()},
+        **{f"{synthetic.named(name)}, {refit}": found for name, found in again.items()},
+    }
 
 
 def _holdings(run_dir, metrics, run):
@@ -124,22 +138,44 @@ def _splits(manifest):
 
 
 def _shortcuts(audit):
-    found = [name for name, probe in audit.items() if probe.get("shortcut")]
-    if not found:
-        return "None of these probes found a shortcut; that does not mean that there is none."
-    return f"{len(found)} of {len(audit)} probes found what can be read without reading a lung: {'; '.join(found)}."
+    found, missed = audit_counts(audit)
+    said = "None of these probes found a shortcut; that does not mean that there is none."
+    if found:
+        said = f"{len(found)} of {len(audit)} probes found what can be read without reading a lung: {'; '.join(found)}."
+    if missed:
+        said += f" {len(missed)} of {'the others' if found else 'them'} miss what they would show if all were well: {'; '.join(missed)}."
+    return said
 
 
+def plain(value):
+    """Text as Markdown that shows it as it is, on one line, a table's cell included; what is marked safe stays."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    html = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|\[\]~])|(?<!\w)_|_(?!\w)", r"\\\g<0>", html)
+
+
+@functools.cache
 def _environment():
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("covidxr"),
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )  # Markdown, so nothing is escaped
-    environment.filters.update(number=_number, interval=lambda ends: " to ".join(map(_number, ends or [])) or "–")
+        finalize=plain,  # whatever a template prints, but not its own text
+    )
+    environment.filters.update(
+        number=_number,
+        count=_count,
+        of_probe=interval_of,
+        interval=lambda ends: " to ".join(map(_number, ends or [])) or "–",
+    )
     return environment
 
 
 def _number(value):
-    return f"{value:.2f}" if is_number(value) and not pd.isna(value) else "–"
+    return f"{value:.2f}" if is_number(value) else "–"
+
+
+def _count(value):
+    return f"{value:.0f}" if is_number(value) else "unknown"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -88,3 +90,22 @@ def make_run(folder, metrics=METRICS, run=RUN):
         matplotlib.image.imsave(folder / "figures" / f"{name}.png", np.zeros((10, width, 3)))
     make_gallery(folder)
     return folder
+
+
+def damaged(record, value):
+    """A record once for each of its places, that place holding `value`; the whole of it first."""
+    yield "all of it", value
+    for where in _places(record):
+        changed = copy.deepcopy(record)
+        part = changed
+        for name in where[:-1]:
+            part = part[name]
+        part[where[-1]] = value
+        yield where, changed
+
+
+def _places(part, before=()):
+    names = part if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ()
+    for name in names:
+        yield (*before, name)
+        yield from _places(part[name], (*before, name))

@@ -6,11 +6,12 @@ import copy
 import re
 
 import pytest
-from small_run import METRICS, RUN, make_run
+from small_run import METRICS, RUN, damaged, make_run
 
 from covidxr import run
 from covidxr.compare import compare_runs
 from covidxr.errors import CovidxrError
+from covidxr.files import write_json
 
 
 @pytest.fixture
@@ -82,3 +83,30 @@ def test_from_the_command_line(two, capsys, tmp_path, monkeypatch):
     for words in ([], ["demo", "--compare", "a", "b"]):
         with pytest.raises(SystemExit, match="2"):
             run.main(words)
+
+
+@pytest.mark.parametrize("record", ["metrics", "run"])
+@pytest.mark.parametrize("value", [None, [1, 2], {"a": {"b": []}}, "<script>", float("inf"), True], ids=repr)
+def test_records_of_any_content_are_compared(two, record, value):
+    whole = {"metrics": METRICS, "run": RUN}[record]
+    for where, changed in damaged(whole, value):
+        write_json(two[0] / f"{record}.json", changed)
+        page, table = compare_runs(two)
+        assert "<script" not in page.read_text(encoding="utf-8") and table, where
+    write_json(two[0] / "run.json", RUN)
+    write_json(two[0] / "metrics.json", {"audit": [1]})
+    assert row(compare_runs(two)[1], "left out") == ["metrics.json › audit is [1], not a table of names", "–"]
+
+
+def test_synthetic_images_and_unfinished_runs_say_so(two):
+    (two[0] / "manifest.csv").write_text("source\nphantom\n", encoding="utf-8")
+    (two[1] / "manifest.csv").write_text("source\nours\n", encoding="utf-8")
+    write_json(two[0] / "metrics.json", METRICS | {"external": {"phantom": METRICS["external"]["figure1"]}})
+    write_json(
+        two[1] / "run.json", RUN | {"notebooks": {"01_data": {"status": "done"}, "04_look": {"status": "failed"}}}
+    )
+    page, table = compare_runs(two)
+    assert row(table, "images") == ["synthetic images", "radiographs"]
+    assert row(table, "sensitivity, phantom (synthetic images)")[0] == "0.970 (0.850–0.990)"
+    assert row(table, "state") == ["–", "not finished: 04_look failed"]
+    assert "hospital" not in page.read_text(encoding="utf-8")

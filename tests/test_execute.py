@@ -115,3 +115,13 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     shown = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
     assert re.findall(r"s/covidxr-\w+/kernel-ipc-(\d)'", shown) == channels
     sockets.rmdir()  # which is empty again
+
+
+def test_html_shows_no_bar_that_stands_where_it_began(tmp_path):
+    write_notebook(
+        tmp_path / "a.ipynb", "n = 3", "from tqdm.auto import tqdm\nfor _ in tqdm(range(n)): pass\nprint('done')"
+    )
+    assert execute(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb", {}).error is None
+    html = (tmp_path / "out" / "a.html").read_text(encoding="utf-8")
+    assert "done" in html and "0/3" not in html and "0%" not in html.split("<body")[1]
+    assert "3/3" in (tmp_path / "out" / "a.ipynb").read_text(encoding="utf-8")  # the notebook keeps its bar

@@ -81,3 +81,29 @@ def test_lungs_are_outlined_where_they_are_known():
 def test_titles_say_right_or_wrong():
     assert heat_title("Normal", "Normal", 0.5).endswith("(0.50), right")
     assert heat_title("Normal", "COVID-19", 0.999) == "true: Normal; predicted: COVID-19 (1.00), wrong"
+
+
+def test_right_and_wrong_images_are_drawn_across_classes():
+    labels = np.repeat(["Normal", "COVID-19", "Bacteria"], 20)
+    predicted = np.where(np.arange(60) % 4 == 0, "Virus", labels)
+    shown = heatplots.right_and_wrong(labels, predicted)
+    assert (
+        labels[shown].tolist()
+        == ["Normal"] * 2 + ["COVID-19"] * 2 + ["Bacteria"] * 2 + ["Normal"] * 2 + ["COVID-19"] * 2 + ["Bacteria"] * 2
+    )
+    assert (predicted[shown] == labels[shown]).tolist() == [True] * 6 + [False] * 6
+    assert len(set(shown)) == 12 and set(heatplots.right_and_wrong(labels, predicted, seed=1)) != set(shown)
+
+
+@pytest.mark.parametrize(("wrong", "right_n", "wrong_n"), [([], 6, 0), (range(9), 0, 6), ([0], 6, 1), ([7, 8], 6, 2)])
+def test_right_and_wrong_take_what_there_is(wrong, right_n, wrong_n):
+    labels, predicted = np.repeat(["a", "b"], [8, 1]), np.repeat(["a", "b"], [8, 1])
+    predicted[list(wrong)] = "c"
+    shown = heatplots.right_and_wrong(labels, predicted)
+    assert (predicted[shown] == labels[shown]).tolist() == [True] * right_n + [False] * wrong_n
+    if 8 not in wrong:
+        assert 8 in shown  # the rare class has its turn
+
+
+def test_right_and_wrong_of_nothing_is_nothing():
+    assert len(heatplots.right_and_wrong([], [])) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from statistics import median
 
@@ -100,3 +101,37 @@ def test_prose_holds_no_results(path):
 def test_profiles_name_notebooks_that_exist(path):
     profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(profile) - {"all"} <= {notebook.stem for notebook in NOTEBOOKS}
+
+
+@by_name
+def test_no_cell_prints_all_of_metrics_json(path):
+    for cell in code_cells(path):
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr) and "record_metrics" in ast.unparse(last):
+            assert cell.source.rstrip().endswith(";"), cell.source
+
+
+@by_name
+def test_no_image_is_shown_twice(path):
+    assert all("replace=True" not in cell.source for cell in code_cells(path))
+
+
+NUMBERS = dict(zip(range(6, 13), ["six", "seven", "eight", "nine", "ten", "eleven", "twelve"], strict=True))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documents_count_the_notebooks_that_there_are(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    counted = set(re.findall(rf"\b({'|'.join(NUMBERS.values())}) notebooks", text))
+    assert counted <= {NUMBERS[len(NOTEBOOKS)]}
+    last = NOTEBOOKS[-1].stem[:2]
+    if name == "README.md":
+        assert all(f"(notebooks/{path.name})" in text for path in NOTEBOOKS) and counted
+    else:
+        assert f"01 to {last}, outputs stripped" in text and f"notebooks/{int(last) + 1:02}_<name>" in text
+
+
+def test_the_readme_says_that_the_demos_images_are_synthetic():
+    demo = (ROOT / "README.md").read_text(encoding="utf-8").split("## On real radiographs")[0]
+    table = demo[: demo.index("| value")].rsplit("\n", 1)[-1]
+    assert "synthetic" in table and "drawn by a program, of no patient and from no hospital" in demo

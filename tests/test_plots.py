@@ -192,3 +192,13 @@ def test_a_figure_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
         plots.save_figure(plots.forest(PROBES), path, "new")
     assert path.read_bytes() == before and path.with_suffix(".txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "title", ["true: COVID-19; predicted: Bacteria (0.90), wrong", "TUBERCULOSIS SUSPECTED", "i" * 90, "a\nlong " * 9]
+)
+def test_titles_of_films_side_by_side_do_not_overprint_each_other(title):
+    ax = plots.film_grid(np.zeros((12, 64, 64), np.uint8), [title] * 12)
+    boxes = [text.get_window_extent(ax.figure.canvas.get_renderer()) for text in ax.texts]
+    assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
+    assert "".join(ax.texts[0].get_text().split()) == "".join(title.split())
