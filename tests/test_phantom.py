@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
 from covidxr.errors import CovidxrError
+from covidxr.sources import phantom
 from covidxr.sources.phantom import CLASSES, Phantom, draw_body, make_phantom, read
 
 THREE = CLASSES[:3]
@@ -238,6 +239,17 @@ def test_read_is_reproducible_and_growing_it_keeps_the_earlier_films(tmp_path):
     other = read(tmp_path / "c", classes=["COVID-19"], per_class=3, size=32, seed=8)
     assert sums(few).items() <= sums(many).items()
     assert not set(few.sha256) & set(other.sha256)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"size": 48}, {"shortcut": {"marker": 0.5}}, {"drawing": 99}], ids=str)
+def test_what_is_drawn_otherwise_has_other_ids(other, tmp_path, monkeypatch):
+    rows = read(tmp_path, per_class=3, size=32)
+    monkeypatch.setattr(phantom, "_DRAWING", other.pop("drawing", phantom._DRAWING))
+    others = read(tmp_path, **{"per_class": 3, "size": 32, **other})
+    assert not set(rows.image_id) & set(others.image_id)
+    assert bool(set(rows.patient_id) & set(others.patient_id)) == ("seed" not in other)
+    ranks = rows.groupby("label", sort=False).image_id
+    assert ranks.apply(lambda ids: ids.is_monotonic_increasing).all() and rows.image_id.is_monotonic_increasing
 
 
 def test_a_half_done_folder_is_resumed_and_whole_films_are_not_redrawn(tmp_path):

@@ -137,7 +137,9 @@ def read(
     Returns
     -------
     pandas.DataFrame
-        Manifest rows, ``lung_mask`` and ``lesion_mask`` being paths of masks that are 255 inside.
+        Manifest rows, ``lung_mask`` and ``lesion_mask`` being paths of masks that are 255 inside. An ``image_id`` names what
+        was drawn: two images that differ in seed, size, shortcuts or drawing never share one. A ``patient_id`` names the
+        person: the same one at every size, another with every seed.
 
     Raises
     ------
@@ -159,11 +161,11 @@ def read(
         raise CovidxrError(f"per_class is {per_class} and seed is {seed}; give 1 or more films and a seed from 0 up")
     folder = Path(data_dir) / f"phantom-{_name(seed, size, shortcut)}"
     films = [film for label in classes for film in _plan(CLASSES.index(label), per_class, seed, shortcut or {})]
-    return manifest_rows(_film(folder, film, size, shortcut) for film in films)
+    return manifest_rows(_film(folder, film, size, shortcut, seed) for film in films)
 
 
 def _plan(rank, per_class, seed, shortcut):
-    """Who is filmed: (image id, rank, person's number, body, the film's generator), film by film."""
+    """Who is filmed: (file name, rank, person's number, body, the film's generator), film by film."""
     person, films = 0, []
     while len(films) < per_class:
         rng = np.random.default_rng([seed, rank, person, 0])
@@ -176,8 +178,11 @@ def _plan(rank, per_class, seed, shortcut):
     return films[:per_class]
 
 
-def _film(folder, film, size, shortcut):
-    """Draw one film of the plan unless it is there, and return its row."""
+def _film(folder, film, size, shortcut, seed):
+    """Draw one film of the plan unless it is there, and return its row.
+
+    The ids start alike within a data set, so that their order, on which draws depend, is that of rank and number.
+    """
     name, rank, person, body, rng = film
     view = str(rng.choice(("PA", "AP")))
     image, lungs, lesion = (folder / f"{name}{end}.png" for end in ("", ".lungs", ".lesion"))
@@ -187,7 +192,8 @@ def _film(folder, film, size, shortcut):
             with atomic_path(path) as temporary:
                 Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels * np.uint8(255)).save(temporary)
     return {
-        "image_id": name, "path": str(image), "label": CLASSES[rank], "patient_id": f"phantom-{rank}p{person:04d}",
+        "image_id": name.replace("phantom", folder.name), "path": str(image), "label": CLASSES[rank],
+        "patient_id": f"phantom-{seed}-{rank}p{person:04d}",
         "source": "phantom", "view": view, "age": body.age, "sex": body.sex, "license": "CC0-1.0", "url": "",
         "sha256": hashlib.sha256(image.read_bytes()).hexdigest(), "split": "", "lung_mask": str(lungs),
         "lesion_mask": str(lesion), "version": f"drawing {_DRAWING}", "original_name": image.name,
