@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
+from covidxr.sources.table import source_names
 from covidxr.splits import (
     SPLITS,
     check_manifest,
@@ -63,7 +66,8 @@ def read_source(source, data_dir=None) -> pd.DataFrame:
     Parameters
     ----------
     source : str
-        A name in `covidxr.sources.SOURCES`, or the path of a CSV file or folder of one's own.
+        A name in `covidxr.sources.SOURCES`, or the path of a CSV file or folder of one's own, which is called by its name
+        without suffix.
     data_dir : str or pathlib.Path, optional
         Where the named sources lie.
 
@@ -84,13 +88,60 @@ def read_source(source, data_dir=None) -> pd.DataFrame:
         ...
     covidxr.errors.CovidxrError: unknown source 'kagle'; available: phantom, covid-chestxray, kaggle-chest-xray, darkcovidnet, figure1, table, or the path of a CSV file or a folder of films
     """
-    if source in SOURCES:
-        if source == "table" and data_dir is None:
-            raise CovidxrError("source 'table' needs data_dir: a CSV file with the columns path and label")
-        return SOURCES[source](data_dir)
-    if Path(source).exists():
-        return SOURCES["table"](source)
-    raise unknown("source", source, [*SOURCES, "or the path of a CSV file or a folder of films"])
+    return _read_sources([source], data_dir)[0]
+
+
+def _read_sources(sources, data_dir, readers=SOURCES):
+    """Read several sources, no two under one name."""
+    places = [_place(source, data_dir) for source in sources]
+    own = [place for place in places if place is not None]
+    _check_once(sources, places)
+    names = iter(source_names(own, [name for name in SOURCES if name != "table"]))
+    frames = [
+        readers[source](data_dir) if place is None else readers["table"](place, next(names))
+        for source, place in zip(sources, places, strict=True)
+    ]
+    _check_apart(sources, frames)
+    return frames
+
+
+def _place(source, data_dir):
+    """Tell which file or folder of one's own a source is; None for those that have a reader."""
+    known = [*SOURCES, "or the path of a CSV file or a folder of films"]
+    if not isinstance(source, (str, os.PathLike)):
+        raise unknown("source", source, known)
+    if source == "table" and data_dir is None:
+        raise CovidxrError("source 'table' needs data_dir: a CSV file with the columns path and label")
+    place = data_dir if source == "table" else source
+    if source != "table" and source in SOURCES:
+        return None
+    if os.path.exists(place):
+        return Path(place)
+    if str(place).lower().endswith(".csv") or {"/", "\\"} & set(str(place)):
+        raise CovidxrError(f"source {str(place)!r}: no such file or folder; available: {', '.join(known)}")
+    raise unknown("source", str(place), known)
+
+
+def _check_once(sources, places):
+    files = [source if place is None else place.stat()[1:3] for source, place in zip(sources, places, strict=True)]
+    for number, file in enumerate(files):
+        if file in files[:number]:
+            first = sources[files.index(file)]
+            also = "" if first == sources[number] else f", also as {str(sources[number])!r}"
+            raise CovidxrError(f"source {str(first)!r} is named twice{also}; name it once")
+
+
+def _check_apart(sources, frames):
+    """A name in the column ``source`` of two tables may be one hospital or two; only the user knows."""
+    first_with = {}
+    for source, frame in zip(map(str, sources), frames, strict=True):
+        for name in frame.source.unique():
+            if name in first_with:
+                raise CovidxrError(
+                    f"{first_with[name]!r} and {source!r} both hold images of a source named {name!r}, whose patients would "
+                    "become one another; put them into one table if it is one source, or name two in the column source"
+                )
+            first_with[name] = source
 
 
 def assemble(
@@ -114,7 +165,10 @@ def assemble(
     Parameters
     ----------
     sources : sequence of str
-        Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them.
+        Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them, each once. Two files or folders of one name
+        are two sources, called by as much of the end of their paths as tells them apart, such as ``siteA/films.csv`` and
+        ``siteB/films.csv`` (see `covidxr.sources.table.source_names`); two tables that name the same source in their column
+        ``source`` are refused.
     data_dir : str or pathlib.Path, optional
         The folder where real data lie.
     classes : sequence of str
@@ -146,7 +200,7 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
+        When no source is given, or one twice, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
         than `per_class`.
 
     Examples
@@ -159,12 +213,8 @@ def assemble(
     if not sources:
         raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
     drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
-    frames = [
-        SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn)
-        if source == "phantom"
-        else read_source(source, data_dir)
-        for source in sources
-    ]
+    draw = partial(SOURCES["phantom"], Path(work_dir) / "phantoms", **drawn)
+    frames = _read_sources(sources, data_dir, {**SOURCES, "phantom": lambda _: draw()})
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
     candidates["label"] = candidates.label.replace(label_map or {})
     for label in classes:

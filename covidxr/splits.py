@@ -191,14 +191,15 @@ def patient_keys(manifest) -> pd.Series:
     Returns
     -------
     pandas.Series
-        Strings, row by row.
+        Strings, row by row; a slash in the source's name is written ``%2F``, so that the first slash ends it.
 
     Examples
     --------
-    >>> patient_keys(pd.DataFrame({"source": ["here", "there"], "patient_id": ["7", "7"]})).tolist()
-    ['here/7', 'there/7']
+    >>> patient_keys(pd.DataFrame({"source": ["here", "there", "a/b"], "patient_id": ["7", "7", "7"]})).tolist()
+    ['here/7', 'there/7', 'a%2Fb/7']
     """
-    return manifest.source + "/" + manifest.patient_id
+    source = manifest.source.str.replace("%", "%25", regex=False).str.replace("/", "%2F", regex=False)
+    return source + "/" + manifest.patient_id
 
 
 def kept_together(manifest) -> pd.Series:

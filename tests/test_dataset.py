@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr.dataset import CLASSES, Assembly, assemble, read_run, read_source, save_run, split_manifest
+from covidxr.dataset import (
+    CLASSES,
+    Assembly,
+    assemble,
+    patient_keys,
+    read_run,
+    read_source,
+    save_run,
+    split_manifest,
+)
 from covidxr.decode import decode
 from covidxr.errors import CovidxrError
 
@@ -82,6 +91,8 @@ def test_a_class_that_is_too_small_is_a_sentence(ours):
     [
         (["kagle"], {}, "unknown source 'kagle'; available: phantom, covid-chestxray, .*or the path of a CSV file"),
         ([], {}, "no source is given; available: phantom"),
+        ([None], {}, "unknown source None; available: phantom"),
+        ([["phantom"]], {}, r"unknown source \['phantom'\]; available: phantom"),
         (None, {"classes": ["Normal", "Covid"]}, "unknown class 'Covid'; available: Bacteria, COVID-19, Normal"),
         (
             None,
@@ -95,9 +106,55 @@ def test_unknown_names_are_a_sentence(sources, options, error, ours):
         assemble([ours] if sources is None else sources, image_size=8, **options)
 
 
-def test_the_same_source_twice_is_a_sentence(ours):
-    with pytest.raises(CovidxrError, match="19 image ids occur twice"):
-        assemble([ours, ours], per_class=2)
+@pytest.mark.parametrize("way", ["as it is", "by another path", "by a link", "as 'table'"])
+def test_the_same_source_twice_is_a_sentence(way, ours, tmp_path):
+    (tmp_path / "link").symlink_to(ours)
+    other = {"as it is": ours, "by another path": f"{ours}/../ours", "by a link": str(tmp_path / "link")}
+    with pytest.raises(CovidxrError, match=r"source '.*ours' is named twice(, also as '.*')?; name it once"):
+        assemble([ours, other.get(way, "table")], ours, per_class=2)
+    with pytest.raises(CovidxrError, match="source 'phantom' is named twice; name it once"):
+        assemble(["phantom", "phantom"], per_class=2, work_dir=tmp_path)
+
+
+def two_sites(root, film, name, extra="", places=("siteA", "siteB")):
+    """Plant two tables, or folders, of one name, each with four patients of the same ids."""
+    for site, place in enumerate(places):
+        for n in range(4):
+            film(root / place / ("films" if name == "films" else "") / "Normal" / f"{n}.png", seed=10 * site + n)
+        if name != "films":
+            lines = [f"Normal/{n}.png,Normal,{n}{extra}" for n in range(4)]
+            (root / place / name).write_text("\n".join(["path,label,patient_id" + ",source" * bool(extra), *lines]))
+    return [str(root / place / name) for place in places]
+
+
+@pytest.mark.parametrize("name", ["films.csv", "films"])
+@pytest.mark.parametrize("places", [("siteA", "siteB"), ("one/site", "two/site")])
+def test_two_sources_of_one_name_stay_two(name, places, tmp_path, film):
+    sites = two_sites(tmp_path, film, name, places=places)
+    for order in (sites, sites[::-1]):
+        manifest = assemble(order, classes=["Normal"], per_class=8, image_size=8).manifest
+        assert set(manifest.source) == {f"{place}/{name}" for place in places}
+        assert manifest.image_id.is_unique and patient_keys(manifest).nunique() == 8
+    assert set(assemble(sites[:1], classes=["Normal"], per_class=4, image_size=8).manifest.source) == {"films"}
+
+
+def test_two_tables_that_name_one_source_are_a_sentence(tmp_path, film):
+    sites = two_sites(tmp_path, film, "films.csv", extra=",north")
+    with pytest.raises(
+        CovidxrError, match="siteA/films.csv' and '.*siteB/films.csv' both hold images of a source named 'north'"
+    ):
+        assemble(sites, classes=["Normal"], per_class=8, image_size=8)
+
+
+def test_a_table_named_like_a_known_source_is_not_taken_for_it(tmp_path, film):
+    film(tmp_path / "figure1" / "Normal" / "0.png")
+    assert read_source(str(tmp_path / "figure1")).source.unique().tolist() == [f"{tmp_path.name}/figure1"]
+
+
+@pytest.mark.parametrize("source", ["films.csv", "FILMS.CSV", "no/films", "no\\films", Path("none.csv"), "a\0/b"])
+def test_a_path_without_a_file_is_called_so(source):
+    with pytest.raises(CovidxrError, match="no such file or folder; available: phantom, .* path of a CSV file"):
+        read_source(source)
 
 
 def test_labels_are_renamed_before_the_draw(ours):

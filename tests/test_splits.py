@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from covidxr.errors import CovidxrError
 from covidxr.sources._rows import manifest_rows
-from covidxr.splits import SPLITS, check_manifest, fold_splits, split_manifest, straddling_patients
+from covidxr.splits import SPLITS, check_manifest, fold_splits, patient_keys, split_manifest, straddling_patients
 
 SHARES = {"test": 0.325, "validation": 0.15}
 
@@ -79,6 +79,12 @@ def test_the_same_patient_id_of_two_sources_is_two_patients():
     rows = manifest([(source, str(n), ["a"]) for source in ("s", "t") for n in range(30)])
     divided = split_manifest(rows)
     assert (side_of(divided, "patient_id") == 2).any() and straddling_patients(divided) == 0
+
+
+def test_a_slash_in_a_name_makes_no_two_patients_one():
+    rows = [("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c"), ("a", "b%2Fc"), ("a%252Fb", "c")]
+    keys = patient_keys(pd.DataFrame(rows, columns=["source", "patient_id"]))
+    assert keys.nunique() == len(rows)
 
 
 def test_split_by_image_lets_patients_straddle_and_says_how_many():

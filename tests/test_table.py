@@ -116,6 +116,29 @@ def test_a_folder_has_one_sub_folder_a_class(tmp_path, film, monkeypatch):
         assert rows.patient_id.is_unique and all(os.path.exists(path) for path in rows.path)
 
 
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["a/films.csv", "b/other.csv"], ["films", "other"]),
+        (["a/films.csv", "b/films.csv"], ["a/films.csv", "b/films.csv"]),
+        (["a/films.csv", "b/films.csv", "a/other.csv"], ["a/films.csv", "b/films.csv", "other"]),
+        (["a/films.csv", "a/films"], ["films.csv", "a/films"]),
+        (["x/a/films.csv", "y/a/films.csv"], ["x/a/films.csv", "y/a/films.csv"]),
+        (["a.csv.csv", "a.csv", "a"], ["a.csv.csv", None, None]),
+        (["phantom.csv"], ["phantom.csv"]),
+    ],
+)
+def test_places_have_one_name_each(places, names, tmp_path):
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch() if place.endswith(".csv") else (tmp_path / place).mkdir()
+    found = table.source_names([tmp_path / place for place in places], ["phantom"])
+    assert len(set(found)) == len(places)
+    assert all(name == expected for name, expected in zip(found, names, strict=True) if expected)
+    turned = table.source_names([tmp_path / place for place in places[::-1]], ["phantom"])
+    assert turned[::-1] == found
+
+
 @pytest.mark.parametrize("name", ["empty/readme.txt", "empty/film.png"])
 def test_a_folder_without_images_is_a_sentence(name, tmp_path, film):
     (tmp_path / name).parent.mkdir()
