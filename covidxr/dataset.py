@@ -221,12 +221,8 @@ def assemble(
         if label not in set(candidates.label):
             raise unknown("class", label, sorted(set(candidates.label)))
     drawn_order = _shuffled(candidates, seed)
-    guard = TwinGuard() if drop_twins else None
-    by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
-    least = (equal_classes and per_class) or 1
-    picks = [_first_readable(rows, label, (least, per_class), image_size, guard) for label, rows in by_class]
-    counts = [len(pick.manifest) for pick in picks]
-    manifest, pixels = _put_together(picks, [min(counts)] * len(counts) if equal_classes else counts)
+    by_class = {label: drawn_order[drawn_order.label == label] for label in classes}
+    manifest, pixels, picks = _pick(by_class, per_class, image_size, equal_classes, drop_twins)
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
     rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
     return Assembly(mark_twins(manifest, pixels), pixels, rejected)
@@ -237,6 +233,18 @@ def _shuffled(candidates, seed):
     shuffled = candidates.sort_values("image_id").iloc[rng.permutation(len(candidates))]
     turn = shuffled.groupby(["label", "source"]).cumcount()
     return shuffled.iloc[np.argsort(turn, kind="stable")]
+
+
+def _pick(by_class, per_class, image_size, equal_classes, drop_twins):
+    """Take the first readable films of each class, and bring them together; the picks say what was rejected."""
+    least, most = (equal_classes and per_class) or 1, per_class
+    while True:
+        guard = TwinGuard() if drop_twins else None
+        picks = [_first_readable(rows, label, (least, most), image_size, guard) for label, rows in by_class.items()]
+        counts = [len(pick.manifest) for pick in picks]
+        if not (equal_classes and drop_twins) or min(counts) == max(counts):
+            return *_put_together(picks, [min(counts)] * len(counts) if equal_classes else counts), picks
+        most = min(counts)  # again with so many: none may be dropped as the twin of one that is cut off
 
 
 def _first_readable(rows, label, limits, image_size, guard):
