@@ -275,8 +275,8 @@ def _first_readable(rows, label, limits, image_size, guard):
 
 
 def _reason_against(image_id, film, guard):
-    if isinstance(film, DecodeError):
-        return film.reason
+    if isinstance(film, DecodeError):  # a reason may quote the file, and is written to a table
+        return "".join(letter if letter.isprintable() else " " for letter in film.reason).strip()
     if looks_inverted(film):
         return "looks inverted, black for white; turn it and read it again"
     twin = guard.twin_of(image_id, film) if guard else ""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidxr import dataset
 from covidxr.dataset import (
     CLASSES,
     Assembly,
@@ -20,7 +21,7 @@ from covidxr.dataset import (
     save_run,
     split_manifest,
 )
-from covidxr.decode import decode
+from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
 
 COUNTS = {"Normal": 9, "COVID-19": 7, "Bacteria": 3}
@@ -225,6 +226,20 @@ def test_a_run_comes_back_as_it_was_saved(made, tmp_path):
     assert all(isinstance(value, str) for value in text.to_numpy().ravel()) and (back.manifest.lung_mask == "").all()
     assert back.rejected.values.tolist() == made.rejected.values.tolist() and len(back.rejected) == 1
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["manifest.csv", "pixels.npz", "rejected.csv"]
+
+
+def test_a_reason_that_quotes_a_broken_file_comes_back_too(ours, tmp_path, monkeypatch):
+    decode_all = dataset.decode_films
+
+    def odd_reason(paths, size):
+        return [
+            DecodeError(path, "bad \r\0 \x1b bytes") if "/1.png" in path else film
+            for path, film in zip(paths, decode_all(paths, size), strict=True)
+        ]
+
+    monkeypatch.setattr(dataset, "decode_films", odd_reason)
+    save_run(tmp_path / "run", take(ours, per_class=None, equal_classes=False))
+    assert [" ".join(reason.split()) for reason in read_run(tmp_path / "run").rejected.reason] == 3 * ["bad bytes"]
 
 
 def test_nothing_rejected_comes_back_too(ours, tmp_path):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from covidxr.errors import CovidxrError
-from covidxr.sources._rows import MASK_COLUMNS, find_images, manifest_rows, read_table
+from covidxr.sources._rows import COLUMNS, MASK_COLUMNS, check_writable, find_images, manifest_rows, read_table
 
 
 def read(data_dir, name=None):
@@ -52,6 +52,8 @@ def read(data_dir, name=None):
     if blank.any():
         first = blank.to_numpy().argmax() + 1
         raise CovidxrError(f"{place}: {blank.sum()} of {len(table)} rows lack path or label, the first is row {first}")
+    used = table[[column for column in table if column in (*COLUMNS, *MASK_COLUMNS)]]
+    check_writable(used, "row", range(1, len(table) + 1), f"{place}: ")
     rows = manifest_rows(_row(place, name, row) for row in table.to_dict("records")).drop_duplicates(ignore_index=True)
     twice = rows.image_id[rows.image_id.duplicated()]
     if len(twice):
