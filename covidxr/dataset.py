@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from covidxr._checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.decode import DecodeError, looks_inverted
 from covidxr.duplicates import TwinGuard, mark_twins
 from covidxr.errors import CovidxrError, unknown
@@ -22,6 +23,7 @@ from covidxr.sources.table import source_names
 from covidxr.splits import (
     SPLITS,
     check_manifest,
+    check_split,
     kept_together,
     patient_keys,
     split_manifest,
@@ -35,6 +37,7 @@ __all__ = [
     "Assembly",
     "assemble",
     "check_manifest",
+    "check_split",
     "kept_together",
     "load_masks",
     "load_pixels",
@@ -49,6 +52,7 @@ __all__ = [
 ]
 
 CLASSES = ("Normal", "COVID-19", "Bacteria")
+SMALLEST_SIDE = 8  # pixels; the networks ask for more
 _AT_ONCE = 512  # films decoded before they are put away, so that memory stays bounded
 
 
@@ -178,9 +182,9 @@ def assemble(
     per_class : int or None
         Films a class; None takes as many as there are.
     image_size : int
-        Side of the decoded films in pixels.
+        Side of the decoded films in pixels, 8 to 2,048.
     seed : int
-        Seed of the draw, and of the phantoms.
+        Seed of the draw, and of the phantoms, 0 to 4,294,967,295.
     work_dir : str or pathlib.Path
         Where the phantoms' films are written.
     equal_classes : bool
@@ -200,7 +204,7 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, or one twice, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
+        Before anything is read, when a parameter is impossible; when no source is given, or one twice, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
         than `per_class`.
 
     Examples
@@ -210,8 +214,7 @@ def assemble(
     >>> assembly.manifest.label.value_counts().tolist(), assembly.pixels.shape
     ([2, 2, 2], (6, 32, 32))
     """
-    if not sources:
-        raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
+    _check_parameters(sources, classes, label_map, per_class, image_size, seed)
     drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
     draw = partial(SOURCES["phantom"], Path(work_dir) / "phantoms", **drawn)
     frames = _read_sources(sources, data_dir, {**SOURCES, "phantom": lambda _: draw()})
@@ -226,6 +229,21 @@ def assemble(
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
     rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
     return Assembly(mark_twins(manifest, pixels), pixels, rejected)
+
+
+def _check_parameters(sources, classes, label_map, per_class, image_size, seed):
+    if isinstance(sources, (str, bytes, os.PathLike)):
+        raise CovidxrError(f"sources is {sources!r}; give a list of sources, such as [{str(sources)!r}]")
+    if not sources:
+        raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
+    check_names("classes", classes)
+    texts = [*label_map, *label_map.values()] if isinstance(label_map, dict) else [label_map]
+    if label_map and not all(isinstance(text, str) for text in texts):
+        raise CovidxrError(f"label_map is {label_map!r}; give new names by label, such as {{'Virus': 'Pneumonia'}}")
+    if per_class is not None:
+        check_whole("per_class", per_class, 1)
+    check_whole("image_size", image_size, SMALLEST_SIDE, MOST_SIDE)
+    check_seed(seed)
 
 
 def _shuffled(candidates, seed):

@@ -158,6 +158,32 @@ def test_a_path_without_a_file_is_called_so(source):
         read_source(source)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"sources": "phantom"}, r"sources is 'phantom'; give a list of sources, such as \['phantom'\]"),
+        ({"classes": []}, "classes is empty; name at least one"),
+        ({"classes": None}, "classes is None; give a list of names"),
+        ({"classes": "Normal"}, "classes is 'Normal'; give a list of names"),
+        ({"classes": ["Normal", "Normal"]}, "classes holds 'Normal' twice; name it once"),
+        ({"classes": ["Normal", False]}, "classes holds False, which is not a name; in YAML, put words like 'no' in quotes"),
+        ({"classes": ["Normal", ""]}, "classes holds '', which is not a name"),
+        ({"label_map": ["Virus"]}, r"label_map is \['Virus'\]; give new names by label"),
+        ({"label_map": {"Virus": 1}}, "label_map is {'Virus': 1}; give new names by label"),
+        *[({"per_class": n}, f"per_class is {n!r}; give a whole number of 1 or more")
+          for n in (0, -1, 2.5, float("nan"), "3", True)],
+        *[({"image_size": n}, f"image_size is {n!r}; give a whole number from 8 to 2048")
+          for n in (0, -8, 7, 64.0, 10**9, None, "64", float("inf"))],
+        *[({"seed": n}, f"seed is {n!r}; give a whole number from 0 to 4294967295") for n in (-1, 1.5, 2**32, None)],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_impossible_parameter_is_a_sentence_before_anything_is_read(options, error, monkeypatch, tmp_path):
+    monkeypatch.setattr(dataset, "_read_sources", lambda *_: pytest.fail("a source was read"))
+    with pytest.raises(CovidxrError, match=error):
+        assemble(**{"work_dir": tmp_path, **options})
+
+
 def test_labels_are_renamed_before_the_draw(ours):
     manifest = take(ours, 4, label_map={"Bacteria": "Other", "Normal": "Other"}, classes=["Other", "COVID-19"]).manifest
     assert Counter(manifest.label) == {"Other": 4, "COVID-19": 4}

@@ -277,8 +277,21 @@ def test_a_persons_planted_size_is_the_same_on_each_film(tmp_path):
         ({"per_class": 0}, "per_class is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"data_dir": None}, "folder"),
+        ({"classes": []}, "classes is empty; name at least one"),
+        ({"classes": ["Normal", "Normal"]}, "classes holds 'Normal' twice"),
+        ({"classes": "Normal"}, "classes is 'Normal'; give a list"),
+        ({"per_class": 2.5}, "per_class is 2.5"),
+        ({"per_class": 10**9}, "per_class is 1000000000; give a whole number from 1 to 100000"),
+        ({"seed": float("nan")}, "seed is nan"),
+        ({"size": 31}, "phantom size is 31; give a whole number from 32 to 2048"),
+        ({"size": 10**6}, "phantom size is 1000000"),
+        ({"size": "64"}, "phantom size is '64'"),
+        ({"shortcut": ["marker"]}, r"shortcut is \['marker'\]; give strengths by name"),
+        ({"shortcut": {"marker": float("nan")}}, "shortcut 'marker' has strength nan"),
+        ({"shortcut": {"marker": "all"}}, "shortcut 'marker' has strength 'all'"),
     ],
 )
 def test_read_refuses_what_it_cannot_draw(tmp_path, options, words):
     with pytest.raises(CovidxrError, match=words):
         read(**{"data_dir": tmp_path, **options})
+    assert not list(tmp_path.iterdir())
