@@ -170,8 +170,8 @@ def assemble(
     ----------
     sources : sequence of str
         Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them, each once. Two files or folders of one name
-        are two sources, called by as much of the end of their paths as tells them apart, such as ``siteA/films.csv`` and
-        ``siteB/films.csv`` (see `covidxr.sources.table.source_names`); two tables that name the same source in their column
+        are two sources, called by as much of the end of their paths as tells them apart, such as ``siteA/films`` and
+        ``siteB/films`` (see `covidxr.sources.table.source_names`); two tables that name the same source in their column
         ``source`` are refused.
     data_dir : str or pathlib.Path, optional
         The folder where real data lie.

@@ -134,7 +134,7 @@ def test_two_sources_of_one_name_stay_two(name, places, tmp_path, film):
     sites = two_sites(tmp_path, film, name, places=places)
     for order in (sites, sites[::-1]):
         manifest = assemble(order, classes=["Normal"], per_class=8, image_size=8).manifest
-        assert set(manifest.source) == {f"{place}/{name}" for place in places}
+        assert set(manifest.source) == {f"{place}/films" for place in places}
         assert manifest.image_id.is_unique and patient_keys(manifest).nunique() == 8
     assert set(assemble(sites[:1], classes=["Normal"], per_class=4, image_size=8).manifest.source) == {"films"}
 

@@ -192,12 +192,14 @@ def test_a_folder_has_one_sub_folder_a_class(tmp_path, film, monkeypatch):
     ("places", "names"),
     [
         (["a/films.csv", "b/other.csv"], ["films", "other"]),
-        (["a/films.csv", "b/films.csv"], ["a/films.csv", "b/films.csv"]),
-        (["a/films.csv", "b/films.csv", "a/other.csv"], ["a/films.csv", "b/films.csv", "other"]),
-        (["a/films.csv", "a/films"], ["films.csv", "a/films"]),
-        (["x/a/films.csv", "y/a/films.csv"], ["x/a/films.csv", "y/a/films.csv"]),
-        (["a.csv.csv", "a.csv", "a"], ["a.csv.csv", None, None]),
-        (["phantom.csv"], ["phantom.csv"]),
+        (["a/films.csv", "b/films.csv"], ["a/films", "b/films"]),
+        (["a/films.csv", "b/films.csv", "a/other.csv"], ["a/films", "b/films", "other"]),
+        (["a/films.csv", "b/films"], ["a/films", "b/films"]),
+        (["a/films.csv", "a/films"], ["films.csv", "films/"]),
+        (["a/films.csv", "a/films", "b/films.csv"], ["a/films.csv", "films/", "b/films"]),
+        (["x/a/films.csv", "y/a/films.csv"], ["x/a/films", "y/a/films"]),
+        (["a.csv.csv", "a.csv", "a"], ["a.csv.csv", None, "a/"]),
+        (["a/phantom.csv"], ["a/phantom"]),
     ],
 )
 def test_places_have_one_name_each(places, names, tmp_path):

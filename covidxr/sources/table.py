@@ -64,9 +64,10 @@ def read(data_dir, name=None):
 def source_names(places, taken=()) -> list:
     """Name tables and folders so that no two have one name.
 
-    Each is called by its name without suffix. Where another place, or a source in `taken`, has that name too, by its name
-    with suffix, and where that is not enough by as much of the end of its path as no other place shares. So the names do not
-    depend on the order of the places, nor, as long as they tell the places apart, on where the data lie.
+    Each is called by its name without suffix. Where another place, or a source in `taken`, may be called so too, the folders
+    above it are put in front, as few as tell it from all others; a file and a folder that share even those keep the suffix,
+    which is a slash for a folder. So the names do not depend on the order of the places, nor, as long as they tell the places
+    apart, on where the data lie.
 
     Parameters
     ----------
@@ -81,8 +82,8 @@ def source_names(places, taken=()) -> list:
 
     Examples
     --------
-    >>> source_names(["ours.csv", "a/films.csv", "b/films.csv", "figure1.csv"], taken=["figure1"])
-    ['ours', 'a/films.csv', 'b/films.csv', 'figure1.csv']
+    >>> source_names(["ours.csv", "a/films.csv", "b/films.csv", "c/figure1.csv"], taken=["figure1"])
+    ['ours', 'a/films', 'b/films', 'c/figure1']
     """
     ends = [_ends(place) for place in places]
     others = [{*taken}.union(*ends[:number], *ends[number + 1 :]) for number in range(len(ends))]
@@ -92,8 +93,10 @@ def source_names(places, taken=()) -> list:
 def _ends(place):
     """What a place may be called, shortest first, up to its whole path."""
     path = Path(os.path.abspath(place))  # "." has a name too
-    ends = ["/".join(path.parts[-count:]) for count in range(1, len(path.parts))]
-    return [*([] if path.is_dir() else [path.stem]), *ends, path.as_posix()]
+    *above, name = path.parts
+    lasts = [name, f"{name}/"] if path.is_dir() else [path.stem, name]
+    ends = ["/".join([*above[len(above) - count :], last]) for last in lasts for count in range(len(above))]
+    return [*ends, path.as_posix()]
 
 
 def _row(table_path, name, row):
