@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -14,8 +15,26 @@ _INSTALLED = Path(covidxr.__file__).parent / "_notebooks"  # where a wheel puts 
 NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(covidxr.__file__).parent.parent / "notebooks"
 
 
+_MOST_BYTES = 100_000  # of a profile; the parser takes about a second for so many
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes ``1e-3`` for text; people who type it mean the number."""
+    """YAML 1.1 takes ``1e-3`` for text; people who type it mean the number. A name given twice is a mistake, not the last."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):  # some lines of them can stand for gigabytes, or for themselves
+            alias = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"aliases (*{alias.anchor}) are not read, write the value out", problem_mark=alias.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        names = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0][1]!r} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -40,16 +59,20 @@ def parse_yaml(text: str, where: str):
     Raises
     ------
     CovidxrError
-        When it is not YAML.
+        When it is not YAML, or holds an alias, a name twice in one mapping, or too much.
 
     Examples
     --------
     >>> parse_yaml("1e-3", "-p rate"), parse_yaml("[1, b]", "-p sizes")
     (0.001, [1, 'b'])
     """
+    if len(text) > _MOST_BYTES:
+        raise CovidxrError(f"{where} has {len(text):,} letters, {_MOST_BYTES:,} are the most")
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise CovidxrError(f"{where} is not valid YAML: too many brackets within one another") from None
+    except Exception as error:  # PyYAML lets through what its constructors of dates and numbers raise
         raise CovidxrError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -71,7 +94,7 @@ def read_profile(profile, notebooks: Path = NOTEBOOKS) -> tuple[str, dict]:
     Raises
     ------
     CovidxrError
-        When there is no such profile or it is not a mapping of mappings.
+        When there is no such profile, or it is not a mapping of mappings in UTF-8.
 
     Examples
     --------
@@ -84,10 +107,20 @@ def read_profile(profile, notebooks: Path = NOTEBOOKS) -> tuple[str, dict]:
     path = known.get(str(profile), Path(profile))
     if not path.is_file():
         raise unknown("profile", str(profile), [*known, "the path of a YAML file"])
-    sections = parse_yaml(path.read_text(encoding="utf-8"), f"profile {path}") or {}
+    sections = parse_yaml(_text_of(path), f"profile {path}") or {}
     if not isinstance(sections, dict):
         raise CovidxrError(f"profile {path}: expected one section a notebook, found {type(sections).__name__}")
     for name, section in sections.items():
         if not isinstance(section, (dict, type(None))):
             raise CovidxrError(f"profile {path}: section {name} must hold 'parameter: value' lines, found {section!r}")
     return path.stem, {name: section or {} for name, section in sections.items()}
+
+
+def _text_of(path):
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read(_MOST_BYTES + 1)
+    except UnicodeDecodeError as error:
+        raise CovidxrError(f"profile {path} is not text in UTF-8; save it in that encoding") from error
+    except OSError as error:
+        raise CovidxrError(f"profile {path} cannot be read ({error.strerror})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 
 from covidxr import plots
+from covidxr.pictures import plain
 
 
 def ablation_figure(summary):
@@ -36,7 +37,7 @@ def ablation_figure(summary):
     ends = summary[["difference", "difference_low", "difference_high"]].astype(float)
     plots.forest(ends.set_axis(["value", "low", "high"], axis=1), ax=right, xlabel="accuracy minus the reference's")
     right.get_legend().remove()
-    right.set(title=f"difference from {summary.index[0]}", xlim=_reach(ends.iloc[1:]))
+    right.set(title=plain(f"difference from {summary.index[0]}"), xlim=_reach(ends.iloc[1:]))
     right.invert_yaxis()  # twice for the shared axis
     right.axvline(0, color=plots.MUTED, linestyle=":")
     differing = [line for line, verdict in enumerate(summary.verdict) if verdict == "differs"]

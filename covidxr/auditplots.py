@@ -9,6 +9,7 @@ from sklearn.metrics import roc_curve
 from covidxr.calibration import selective_accuracy
 from covidxr.evaluate import reliability
 from covidxr.intervals import auc_with_interval, drawn_patients
+from covidxr.pictures import plain
 from covidxr.plots import MUTED
 
 FEWEST_IN_BIN = 5
@@ -41,7 +42,7 @@ def reliability_curves(groups, ax=None):
         table = reliability(stated, so, 5, patients)[0]
         table = table[table.n >= min(FEWEST_IN_BIN, table.n.max())]
         reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
-        label = f"{name} (error {reliability(stated, so)[1]:.2f})"
+        label = f"{plain(name)} (error {reliability(stated, so)[1]:.2f})"
         hue = {"color": f"C{number}", "alpha": 0.8}
         ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1, **hue)
         ax.scatter(table.confidence, table.accuracy, 12 + 4 * np.sqrt(table.n), label=label, **hue)
@@ -72,7 +73,9 @@ def selective_curves(groups, ax=None):
     for name, (confidence, right) in groups.items():
         curve = selective_accuracy(confidence, right)
         curve = curve[min(9, len(curve) - 1) :]
-        ax.plot(curve.coverage, curve.accuracy, linewidth=1.4, label=f"{name} (all: {curve.accuracy.iloc[-1]:.2f})")
+        ax.plot(
+            curve.coverage, curve.accuracy, linewidth=1.4, label=f"{plain(name)} (all: {curve.accuracy.iloc[-1]:.2f})"
+        )
     ax.set(
         xlabel="share of films answered, the surest first",
         ylabel="accuracy on them",
@@ -110,7 +113,7 @@ def roc_curves(groups, ax=None, draws=200):
         so, score = np.asarray(so, dtype=bool), np.asarray(score, dtype=float)
         area, (low, high) = auc_with_interval(so, score, patients)
         false, true, _ = roc_curve(so, score)
-        ax.plot(false, true, color=f"C{number}", label=f"{name} ({area:.2f}, {low:.2f} to {high:.2f})")
+        ax.plot(false, true, color=f"C{number}", label=f"{plain(name)} ({area:.2f}, {low:.2f} to {high:.2f})")
         ax.fill_between(_GRID, *_band(so, score, patients, draws), color=f"C{number}", alpha=0.15, linewidth=0)
     ax.set(xlabel="share of the others called so (1 - specificity)", ylabel="share found (sensitivity)")
     return _finished(ax)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from covidxr._checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.decode import DecodeError, looks_inverted
 from covidxr.duplicates import TwinGuard, mark_twins
 from covidxr.errors import CovidxrError, unknown
@@ -16,9 +19,11 @@ from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
 from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
+from covidxr.sources.table import source_names
 from covidxr.splits import (
     SPLITS,
     check_manifest,
+    check_split,
     kept_together,
     patient_keys,
     split_manifest,
@@ -32,6 +37,7 @@ __all__ = [
     "Assembly",
     "assemble",
     "check_manifest",
+    "check_split",
     "kept_together",
     "load_masks",
     "load_pixels",
@@ -46,6 +52,7 @@ __all__ = [
 ]
 
 CLASSES = ("Normal", "COVID-19", "Bacteria")
+SMALLEST_SIDE = 8  # pixels; the networks ask for more
 _AT_ONCE = 512  # films decoded before they are put away, so that memory stays bounded
 
 
@@ -63,7 +70,8 @@ def read_source(source, data_dir=None) -> pd.DataFrame:
     Parameters
     ----------
     source : str
-        A name in `covidxr.sources.SOURCES`, or the path of a CSV file or folder of one's own.
+        A name in `covidxr.sources.SOURCES`, or the path of a CSV file or folder of one's own, which is called by its name
+        without suffix.
     data_dir : str or pathlib.Path, optional
         Where the named sources lie.
 
@@ -84,13 +92,60 @@ def read_source(source, data_dir=None) -> pd.DataFrame:
         ...
     covidxr.errors.CovidxrError: unknown source 'kagle'; available: phantom, covid-chestxray, kaggle-chest-xray, darkcovidnet, figure1, table, or the path of a CSV file or a folder of films
     """
-    if source in SOURCES:
-        if source == "table" and data_dir is None:
-            raise CovidxrError("source 'table' needs data_dir: a CSV file with the columns path and label")
-        return SOURCES[source](data_dir)
-    if Path(source).exists():
-        return SOURCES["table"](source)
-    raise unknown("source", source, [*SOURCES, "or the path of a CSV file or a folder of films"])
+    return _read_sources([source], data_dir)[0]
+
+
+def _read_sources(sources, data_dir, readers=SOURCES):
+    """Read several sources, no two under one name."""
+    places = [_place(source, data_dir) for source in sources]
+    own = [place for place in places if place is not None]
+    _check_once(sources, places)
+    names = iter(source_names(own, [name for name in SOURCES if name != "table"]))
+    frames = [
+        readers[source](data_dir) if place is None else readers["table"](place, next(names))
+        for source, place in zip(sources, places, strict=True)
+    ]
+    _check_apart(sources, frames)
+    return frames
+
+
+def _place(source, data_dir):
+    """Tell which file or folder of one's own a source is; None for those that have a reader."""
+    known = [*SOURCES, "or the path of a CSV file or a folder of films"]
+    if not isinstance(source, (str, os.PathLike)):
+        raise unknown("source", source, known)
+    if source == "table" and data_dir is None:
+        raise CovidxrError("source 'table' needs data_dir: a CSV file with the columns path and label")
+    place = data_dir if source == "table" else source
+    if source != "table" and source in SOURCES:
+        return None
+    if os.path.exists(place):
+        return Path(place)
+    if str(place).lower().endswith(".csv") or {"/", "\\"} & set(str(place)):
+        raise CovidxrError(f"source {str(place)!r}: no such file or folder; available: {', '.join(known)}")
+    raise unknown("source", str(place), known)
+
+
+def _check_once(sources, places):
+    files = [source if place is None else place.stat()[1:3] for source, place in zip(sources, places, strict=True)]
+    for number, file in enumerate(files):
+        if file in files[:number]:
+            first = sources[files.index(file)]
+            also = "" if first == sources[number] else f", also as {str(sources[number])!r}"
+            raise CovidxrError(f"source {str(first)!r} is named twice{also}; name it once")
+
+
+def _check_apart(sources, frames):
+    """A name in the column ``source`` of two tables may be one hospital or two; only the user knows."""
+    first_with = {}
+    for source, frame in zip(map(str, sources), frames, strict=True):
+        for name in frame.source.unique():
+            if name in first_with:
+                raise CovidxrError(
+                    f"{first_with[name]!r} and {source!r} both hold images of a source named {name!r}, whose patients would "
+                    "become one another; put them into one table if it is one source, or name two in the column source"
+                )
+            first_with[name] = source
 
 
 def assemble(
@@ -114,7 +169,10 @@ def assemble(
     Parameters
     ----------
     sources : sequence of str
-        Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them.
+        Names in `covidxr.sources.SOURCES` or paths, as `read_source` takes them, each once. Two files or folders of one name
+        are two sources, called by as much of the end of their paths as tells them apart, such as ``siteA/films`` and
+        ``siteB/films`` (see `covidxr.sources.table.source_names`); two tables that name the same source in their column
+        ``source`` are refused.
     data_dir : str or pathlib.Path, optional
         The folder where real data lie.
     classes : sequence of str
@@ -124,9 +182,9 @@ def assemble(
     per_class : int or None
         Films a class; None takes as many as there are.
     image_size : int
-        Side of the decoded films in pixels.
+        Side of the decoded films in pixels, 8 to 2,048.
     seed : int
-        Seed of the draw, and of the phantoms.
+        Seed of the draw, and of the phantoms, 0 to 4,294,967,295.
     work_dir : str or pathlib.Path
         Where the phantoms' films are written.
     equal_classes : bool
@@ -146,7 +204,7 @@ def assemble(
     Raises
     ------
     CovidxrError
-        When no source is given, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
+        Before anything is read, when a parameter is impossible; when no source is given, or one twice, a class is unknown to the sources, or has no readable film, or with `equal_classes` fewer
         than `per_class`.
 
     Examples
@@ -156,30 +214,36 @@ def assemble(
     >>> assembly.manifest.label.value_counts().tolist(), assembly.pixels.shape
     ([2, 2, 2], (6, 32, 32))
     """
-    if not sources:
-        raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
+    _check_parameters(sources, classes, label_map, per_class, image_size, seed)
     drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
-    frames = [
-        SOURCES["phantom"](Path(work_dir) / "phantoms", **drawn)
-        if source == "phantom"
-        else read_source(source, data_dir)
-        for source in sources
-    ]
+    draw = partial(SOURCES["phantom"], Path(work_dir) / "phantoms", **drawn)
+    frames = _read_sources(sources, data_dir, {**SOURCES, "phantom": lambda _: draw()})
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
     candidates["label"] = candidates.label.replace(label_map or {})
     for label in classes:
         if label not in set(candidates.label):
             raise unknown("class", label, sorted(set(candidates.label)))
     drawn_order = _shuffled(candidates, seed)
-    guard = TwinGuard() if drop_twins else None
-    by_class = [(label, drawn_order[drawn_order.label == label]) for label in classes]
-    least = (equal_classes and per_class) or 1
-    picks = [_first_readable(rows, label, (least, per_class), image_size, guard) for label, rows in by_class]
-    counts = [len(pick.manifest) for pick in picks]
-    manifest, pixels = _put_together(picks, [min(counts)] * len(counts) if equal_classes else counts)
+    by_class = {label: drawn_order[drawn_order.label == label] for label in classes}
+    manifest, pixels, picks = _pick(by_class, per_class, image_size, equal_classes, drop_twins)
     manifest["sha256"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in manifest.path]
     rejected = pd.concat([pick.rejected for pick in picks], ignore_index=True)
     return Assembly(mark_twins(manifest, pixels), pixels, rejected)
+
+
+def _check_parameters(sources, classes, label_map, per_class, image_size, seed):
+    if isinstance(sources, (str, bytes, os.PathLike)):
+        raise CovidxrError(f"sources is {sources!r}; give a list of sources, such as [{str(sources)!r}]")
+    if not sources:
+        raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
+    check_names("classes", classes)
+    texts = [*label_map, *label_map.values()] if isinstance(label_map, dict) else [label_map]
+    if label_map and not all(isinstance(text, str) for text in texts):
+        raise CovidxrError(f"label_map is {label_map!r}; give new names by label, such as {{'Virus': 'Pneumonia'}}")
+    if per_class is not None:
+        check_whole("per_class", per_class, 1)
+    check_whole("image_size", image_size, SMALLEST_SIDE, MOST_SIDE)
+    check_seed(seed)
 
 
 def _shuffled(candidates, seed):
@@ -187,6 +251,18 @@ def _shuffled(candidates, seed):
     shuffled = candidates.sort_values("image_id").iloc[rng.permutation(len(candidates))]
     turn = shuffled.groupby(["label", "source"]).cumcount()
     return shuffled.iloc[np.argsort(turn, kind="stable")]
+
+
+def _pick(by_class, per_class, image_size, equal_classes, drop_twins):
+    """Take the first readable films of each class, and bring them together; the picks say what was rejected."""
+    least, most = (equal_classes and per_class) or 1, per_class
+    while True:
+        guard = TwinGuard() if drop_twins else None
+        picks = [_first_readable(rows, label, (least, most), image_size, guard) for label, rows in by_class.items()]
+        counts = [len(pick.manifest) for pick in picks]
+        if not (equal_classes and drop_twins) or min(counts) == max(counts):
+            return *_put_together(picks, [min(counts)] * len(counts) if equal_classes else counts), picks
+        most = min(counts)  # again with so many: none may be dropped as the twin of one that is cut off
 
 
 def _first_readable(rows, label, limits, image_size, guard):
@@ -217,8 +293,8 @@ def _first_readable(rows, label, limits, image_size, guard):
 
 
 def _reason_against(image_id, film, guard):
-    if isinstance(film, DecodeError):
-        return film.reason
+    if isinstance(film, DecodeError):  # a reason may quote the file, and is written to a table
+        return "".join(letter if letter.isprintable() else " " for letter in film.reason).strip()
     if looks_inverted(film):
         return "looks inverted, black for white; turn it and read it again"
     twin = guard.twin_of(image_id, film) if guard else ""

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 
-from covidxr.pictures import INK, film_grid, overlay
+from covidxr.pictures import INK, film_grid, overlay, plain
 from covidxr.plots import ACCENT, MUTED
 
 HEAT = "inferno"  # the colours that `overlay` uses
@@ -122,7 +122,7 @@ def heat_figure(film, heatmap, title="", lungs=None, ax=None):
     outlines = None if lungs is None else np.stack([lungs] * 3)
     film_grid(panels, ["film", "heat", "heat over film"], columns=3, ax=ax, outlines=outlines)
     ax.figure.colorbar(ScalarMappable(cmap=HEAT), cax=ax.inset_axes((1.02, 0, 0.02, 0.88)), label="heat")
-    ax.set_title(title, loc="left", fontsize=10, color=INK)
+    ax.set_title(plain(title), loc="left", fontsize=10, color=INK)
     return ax
 
 

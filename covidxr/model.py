@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
+from covidxr._checks import MOST_SIDE, check_seed, check_whole
 from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError, unknown
 
@@ -38,7 +41,7 @@ def build_vgg16(image_size=100, n_classes=3, freeze="last-block", dropout=0.5, s
     Raises
     ------
     CovidxrError
-        When `image_size` is below 32 or `freeze` unknown.
+        When a size, number, share or seed is impossible, or `freeze` unknown.
 
     References
     ----------
@@ -50,8 +53,7 @@ def build_vgg16(image_size=100, n_classes=3, freeze="last-block", dropout=0.5, s
     >>> f"{model.count_params():,}", f"{trainable_parameters(model):,}"
     ('14,747,715', '7,668,291')
     """
-    if image_size < 32:
-        raise CovidxrError(f"VGG16 needs films of at least 32 pixels a side, not {image_size}; raise image_size")
+    _check(image_size, 32, n_classes, dropout, seed)
     if freeze not in FREEZES:
         raise unknown("freezing", freeze, FREEZES)
     inputs = x = keras.Input((image_size, image_size, 3), name="film")
@@ -90,9 +92,18 @@ def build_baseline(image_size=100, n_classes=3, dropout=0.5, seed=0) -> keras.Mo
     >>> f"{build_baseline().count_params():,}"
     '209,347'
     """
+    _check(image_size, 3, n_classes, dropout, seed)
     inputs = keras.Input((image_size, image_size, 3), name="film")
     x = keras.layers.AveragePooling2D(3, name="average_pool")(inputs)
     return keras.Model(inputs, _head(x, n_classes, dropout, seed), name="baseline")
+
+
+def _check(image_size, smallest, n_classes, dropout, seed):
+    check_whole("image_size", image_size, smallest, MOST_SIDE)
+    check_whole("n_classes", n_classes, 2)
+    if isinstance(dropout, bool) or not isinstance(dropout, Real) or not 0 <= dropout <= 1:
+        raise CovidxrError(f"dropout is {dropout!r}; give a share from 0 to 1")
+    check_seed(seed)
 
 
 def _head(x, n_classes, dropout, seed):

@@ -11,6 +11,17 @@ from matplotlib import colormaps
 INK = "#1f3b57"
 
 
+def plain(text) -> str:
+    r"""Escape dollar signs, so that matplotlib shows a label as it is and does not take it for a formula.
+
+    Examples
+    --------
+    >>> plain("paid in $ or in US$")
+    'paid in \\$ or in US\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
 def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     """Films side by side, each under its title.
 
@@ -37,7 +48,7 @@ def film_grid(films, titles=None, columns=6, ax=None, outlines=None):
     >>> [text.get_text() for text in ax.texts]
     ['a', 'b', 'c']
     """
-    titles = [] if titles is None else list(titles)
+    titles = [] if titles is None else [plain(title) for title in titles]
     columns = min(columns, len(films))
     rows = -(-len(films) // columns)
     titles = list(map(_broken, titles))

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from covidxr.files import atomic_path
-from covidxr.pictures import INK, film_grid, overlay
+from covidxr.pictures import INK, film_grid, overlay, plain
 
 __all__ = [
     "confusion_plot",
@@ -77,10 +77,11 @@ def counts_by(manifest, column, ax=None):
     """
     values = manifest[column].replace("", "not given")
     table = manifest.groupby(["label", values], sort=False, observed=True).size().unstack(fill_value=0)
+    table = table.rename(index=plain, columns=plain)
     ax = ax or plt.figure(figsize=(7, 0.5 * len(table) + 1.2)).subplots()
     table.plot.barh(stacked=True, ax=ax, width=0.7, colormap="cividis")
     ax.invert_yaxis()
-    ax.set(xlabel="films", ylabel="", title=f"{column} by class")
+    ax.set(xlabel="films", ylabel="", title=plain(f"{column} by class"))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -107,7 +108,7 @@ def grey_values(groups, ax=None):
     """
     ax = ax or plt.figure(figsize=(6, 3)).subplots()
     means = [films.mean((1, 2)) for films in groups.values()]
-    ax.hist(means, np.arange(0, 261, 10), label=list(groups), histtype="step", linewidth=1.6)
+    ax.hist(means, np.arange(0, 261, 10), label=[plain(name) for name in groups], histtype="step", linewidth=1.6)
     ax.set(xlabel="mean grey value of a film (0 to 255)", ylabel="films")
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -204,7 +205,7 @@ def confusion_plot(table, ax=None):
     'predicted'
     """
     ax = ax or plt.figure(figsize=(4, 3.4)).subplots()
-    display = ConfusionMatrixDisplay(table.to_numpy(), display_labels=table.columns)
+    display = ConfusionMatrixDisplay(table.to_numpy(), display_labels=[plain(label) for label in table.columns])
     display.plot(ax=ax, cmap="Blues", colorbar=False)
     ax.set(xlabel="predicted", ylabel="true")
     return ax
@@ -240,7 +241,7 @@ def forest(table, ax=None, xlabel="accuracy"):
     ax.errorbar(value, lines, xerr=reach, fmt="o", color=INK, capsize=3, label="value, 95 % interval")
     if "chance" in table:
         ax.scatter(table.chance.astype(float), lines, marker="|", s=160, color=ACCENT, label="chance")
-    ax.set(yticks=lines, yticklabels=table.index, xlim=(-0.02, 1.02), xlabel=xlabel)
+    ax.set(yticks=lines, yticklabels=[plain(name) for name in table.index], xlim=(-0.02, 1.02), xlabel=plain(xlabel))
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)

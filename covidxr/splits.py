@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from covidxr._checks import check_seed, check_share, check_whole
 from covidxr.duplicates import joined
 from covidxr.errors import CovidxrError, unknown
 from covidxr.sources._rows import COLUMNS
@@ -51,6 +52,37 @@ def check_manifest(manifest) -> pd.DataFrame:
     return manifest
 
 
+def check_split(by, test, validation, seed) -> None:
+    """Check the parameters of `split_manifest`, so that impossible ones are named before anything is decoded.
+
+    Parameters
+    ----------
+    by, test, validation, seed
+        As `split_manifest` takes them.
+
+    Raises
+    ------
+    CovidxrError
+        When `by` is unknown, a share is not between 0 and 1 or both leave nothing to train on, or the seed is none.
+
+    Examples
+    --------
+    >>> check_split("patient", 0.7, 0.4, 0)
+    Traceback (most recent call last):
+        ...
+    covidxr.errors.CovidxrError: the shares of test (0.7) and validation (0.4) leave nothing to train on; lower them
+    """
+    if by not in ("patient", "image"):
+        raise unknown("split", by, ["patient", "image"])
+    check_share("the share of test", test)
+    check_share("the share of validation", validation)
+    if test + validation >= 1:
+        raise CovidxrError(
+            f"the shares of test ({test}) and validation ({validation}) leave nothing to train on; lower them"
+        )
+    check_seed(seed)
+
+
 def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) -> pd.DataFrame:
     """Divide the films into train, validation and test, class by class in the same shares.
 
@@ -75,7 +107,7 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     Raises
     ------
     CovidxrError
-        When `by` is unknown or a class gets no film in one of the three.
+        When a parameter is impossible (see `check_split`), or a class gets no film in one of the three.
 
     Examples
     --------
@@ -85,8 +117,7 @@ def split_manifest(manifest, by="patient", test=0.325, validation=0.15, seed=0) 
     >>> divided.groupby("split").size().to_dict(), straddling_patients(divided)
     ({'test': 12, 'train': 20, 'validation': 8}, 0)
     """
-    if by not in ("patient", "image"):
-        raise unknown("split", by, ["patient", "image"])
+    check_split(by, test, validation, seed)
     rng = np.random.default_rng(seed)
     groups = kept_together(manifest) if by == "patient" else manifest.image_id
     divided = manifest.assign(split="train")
@@ -119,7 +150,7 @@ def fold_splits(manifest, folds=3, repeats=1, validation=0.15, seed=0) -> list:
     Raises
     ------
     CovidxrError
-        When a class gets no film in one of the three parts of a fold.
+        When a parameter is impossible, or a class gets no film in one of the three parts of a fold.
 
     Examples
     --------
@@ -129,6 +160,10 @@ def fold_splits(manifest, folds=3, repeats=1, validation=0.15, seed=0) -> list:
     >>> set(first.image_id[first.split == "test"]) & set(second.image_id[second.split == "test"])
     set()
     """
+    check_whole("folds", folds, 2)
+    check_whole("repeats", repeats, 1)
+    check_share("the share of validation", validation)
+    check_seed(seed)
     groups, films = kept_together(manifest), manifest.label.value_counts()
     if not 2 <= folds <= films.min():
         raise CovidxrError(f"class {films.idxmin()!r} has {films.min()} films; give 2 to so many folds, not {folds}")
@@ -191,14 +226,15 @@ def patient_keys(manifest) -> pd.Series:
     Returns
     -------
     pandas.Series
-        Strings, row by row.
+        Strings, row by row; a slash in the source's name is written ``%2F``, so that the first slash ends it.
 
     Examples
     --------
-    >>> patient_keys(pd.DataFrame({"source": ["here", "there"], "patient_id": ["7", "7"]})).tolist()
-    ['here/7', 'there/7']
+    >>> patient_keys(pd.DataFrame({"source": ["here", "there", "a/b"], "patient_id": ["7", "7", "7"]})).tolist()
+    ['here/7', 'there/7', 'a%2Fb/7']
     """
-    return manifest.source + "/" + manifest.patient_id
+    source = manifest.source.str.replace("%", "%25", regex=False).str.replace("/", "%2F", regex=False)
+    return source + "/" + manifest.patient_id
 
 
 def kept_together(manifest) -> pd.Series:

@@ -10,8 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr.dataset import CLASSES, Assembly, assemble, read_run, read_source, save_run, split_manifest
-from covidxr.decode import decode
+from covidxr import dataset
+from covidxr.dataset import (
+    CLASSES,
+    Assembly,
+    assemble,
+    patient_keys,
+    read_run,
+    read_source,
+    save_run,
+    split_manifest,
+)
+from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
 
 COUNTS = {"Normal": 9, "COVID-19": 7, "Bacteria": 3}
@@ -82,6 +92,8 @@ def test_a_class_that_is_too_small_is_a_sentence(ours):
     [
         (["kagle"], {}, "unknown source 'kagle'; available: phantom, covid-chestxray, .*or the path of a CSV file"),
         ([], {}, "no source is given; available: phantom"),
+        ([None], {}, "unknown source None; available: phantom"),
+        ([["phantom"]], {}, r"unknown source \['phantom'\]; available: phantom"),
         (None, {"classes": ["Normal", "Covid"]}, "unknown class 'Covid'; available: Bacteria, COVID-19, Normal"),
         (
             None,
@@ -95,9 +107,81 @@ def test_unknown_names_are_a_sentence(sources, options, error, ours):
         assemble([ours] if sources is None else sources, image_size=8, **options)
 
 
-def test_the_same_source_twice_is_a_sentence(ours):
-    with pytest.raises(CovidxrError, match="19 image ids occur twice"):
-        assemble([ours, ours], per_class=2)
+@pytest.mark.parametrize("way", ["as it is", "by another path", "by a link", "as 'table'"])
+def test_the_same_source_twice_is_a_sentence(way, ours, tmp_path):
+    (tmp_path / "link").symlink_to(ours)
+    other = {"as it is": ours, "by another path": f"{ours}/../ours", "by a link": str(tmp_path / "link")}
+    with pytest.raises(CovidxrError, match=r"source '.*ours' is named twice(, also as '.*')?; name it once"):
+        assemble([ours, other.get(way, "table")], ours, per_class=2)
+    with pytest.raises(CovidxrError, match="source 'phantom' is named twice; name it once"):
+        assemble(["phantom", "phantom"], per_class=2, work_dir=tmp_path)
+
+
+def two_sites(root, film, name, extra="", places=("siteA", "siteB")):
+    """Plant two tables, or folders, of one name, each with four patients of the same ids."""
+    for site, place in enumerate(places):
+        for n in range(4):
+            film(root / place / ("films" if name == "films" else "") / "Normal" / f"{n}.png", seed=10 * site + n)
+        if name != "films":
+            lines = [f"Normal/{n}.png,Normal,{n}{extra}" for n in range(4)]
+            (root / place / name).write_text("\n".join(["path,label,patient_id" + ",source" * bool(extra), *lines]))
+    return [str(root / place / name) for place in places]
+
+
+@pytest.mark.parametrize("name", ["films.csv", "films"])
+@pytest.mark.parametrize("places", [("siteA", "siteB"), ("one/site", "two/site")])
+def test_two_sources_of_one_name_stay_two(name, places, tmp_path, film):
+    sites = two_sites(tmp_path, film, name, places=places)
+    for order in (sites, sites[::-1]):
+        manifest = assemble(order, classes=["Normal"], per_class=8, image_size=8).manifest
+        assert set(manifest.source) == {f"{place}/films" for place in places}
+        assert manifest.image_id.is_unique and patient_keys(manifest).nunique() == 8
+    assert set(assemble(sites[:1], classes=["Normal"], per_class=4, image_size=8).manifest.source) == {"films"}
+
+
+def test_two_tables_that_name_one_source_are_a_sentence(tmp_path, film):
+    sites = two_sites(tmp_path, film, "films.csv", extra=",north")
+    with pytest.raises(
+        CovidxrError, match="siteA/films.csv' and '.*siteB/films.csv' both hold images of a source named 'north'"
+    ):
+        assemble(sites, classes=["Normal"], per_class=8, image_size=8)
+
+
+def test_a_table_named_like_a_known_source_is_not_taken_for_it(tmp_path, film):
+    film(tmp_path / "figure1" / "Normal" / "0.png")
+    assert read_source(str(tmp_path / "figure1")).source.unique().tolist() == [f"{tmp_path.name}/figure1"]
+
+
+@pytest.mark.parametrize("source", ["films.csv", "FILMS.CSV", "no/films", "no\\films", Path("none.csv"), "a\0/b"])
+def test_a_path_without_a_file_is_called_so(source):
+    with pytest.raises(CovidxrError, match="no such file or folder; available: phantom, .* path of a CSV file"):
+        read_source(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"sources": "phantom"}, r"sources is 'phantom'; give a list of sources, such as \['phantom'\]"),
+        ({"classes": []}, "classes is empty; name at least one"),
+        ({"classes": None}, "classes is None; give a list of names"),
+        ({"classes": "Normal"}, "classes is 'Normal'; give a list of names"),
+        ({"classes": ["Normal", "Normal"]}, "classes holds 'Normal' twice; name it once"),
+        ({"classes": ["Normal", False]}, "classes holds False, which is not a name; in YAML, put words like 'no' in quotes"),
+        ({"classes": ["Normal", ""]}, "classes holds '', which is not a name"),
+        ({"label_map": ["Virus"]}, r"label_map is \['Virus'\]; give new names by label"),
+        ({"label_map": {"Virus": 1}}, "label_map is {'Virus': 1}; give new names by label"),
+        *[({"per_class": n}, f"per_class is {n!r}; give a whole number of 1 or more")
+          for n in (0, -1, 2.5, float("nan"), "3", True)],
+        *[({"image_size": n}, f"image_size is {n!r}; give a whole number from 8 to 2048")
+          for n in (0, -8, 7, 64.0, 10**9, None, "64", float("inf"))],
+        *[({"seed": n}, f"seed is {n!r}; give a whole number from 0 to 4294967295") for n in (-1, 1.5, 2**32, None)],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_impossible_parameter_is_a_sentence_before_anything_is_read(options, error, monkeypatch, tmp_path):
+    monkeypatch.setattr(dataset, "_read_sources", lambda *_: pytest.fail("a source was read"))
+    with pytest.raises(CovidxrError, match=error):
+        assemble(**{"work_dir": tmp_path, **options})
 
 
 def test_labels_are_renamed_before_the_draw(ours):
@@ -168,6 +252,20 @@ def test_a_run_comes_back_as_it_was_saved(made, tmp_path):
     assert all(isinstance(value, str) for value in text.to_numpy().ravel()) and (back.manifest.lung_mask == "").all()
     assert back.rejected.values.tolist() == made.rejected.values.tolist() and len(back.rejected) == 1
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["manifest.csv", "pixels.npz", "rejected.csv"]
+
+
+def test_a_reason_that_quotes_a_broken_file_comes_back_too(ours, tmp_path, monkeypatch):
+    decode_all = dataset.decode_films
+
+    def odd_reason(paths, size):
+        return [
+            DecodeError(path, "bad \r\0 \x1b bytes") if "/1.png" in path else film
+            for path, film in zip(paths, decode_all(paths, size), strict=True)
+        ]
+
+    monkeypatch.setattr(dataset, "decode_films", odd_reason)
+    save_run(tmp_path / "run", take(ours, per_class=None, equal_classes=False))
+    assert [" ".join(reason.split()) for reason in read_run(tmp_path / "run").rejected.reason] == 3 * ["bad bytes"]
 
 
 def test_nothing_rejected_comes_back_too(ours, tmp_path):

@@ -218,7 +218,7 @@ def test_no_film_left_is_a_sentence(patients, error, north):
 
 
 def test_an_unknown_set_is_a_sentence(tmp_path):
-    with pytest.raises(CovidxrError, match="unknown source .*none.csv'; available: phantom"):
+    with pytest.raises(CovidxrError, match="source '.*none.csv': no such file or folder; available: phantom"):
         read_external(str(tmp_path / "none.csv"), trained_on(("south", "p0")), 8)
 
 

@@ -17,8 +17,10 @@ from covidxr import decode as module
 from covidxr.dataset import assemble
 from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
+from covidxr.files import write_csv
 from covidxr.pixels import decode_films
 from covidxr.sources import SOURCES, covid_chestxray, figure1, table
+from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # Pillow and pydicom warn of what they then refuse
 fuzz = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -155,6 +157,20 @@ def test_random_metadata_is_rows_within_the_images_or_an_error(source, reader, f
             assert Path(os.path.normpath(path)).is_relative_to(root / folder)
         assert "path" not in rows or all(isinstance(film, DecodeError) for film in decode_films(rows.path, 16))
     assert tree(root) == before
+
+
+@fuzz
+@given(texts=st.lists(st.text(st.characters(exclude_categories=()), max_size=6), min_size=4, max_size=4))
+def test_any_text_is_read_back_from_the_manifest_or_refused_before_it_is_written(texts, tmp_path_factory):
+    root = tmp_path_factory.mktemp("fuzz")
+    names = ("image_id", "path", "label", "patient_id", "source", "url", "original_name")
+    try:
+        rows = manifest_rows([dict(zip(names, texts, strict=False)), dict(zip(names, texts[::-1], strict=False))])
+    except CovidxrError:
+        return
+    write_csv(root / "manifest.csv", rows)
+    back = manifest_rows(read_table(root / "manifest.csv", COLUMNS).to_dict("records"))
+    assert back.equals(rows)
 
 
 @fuzz

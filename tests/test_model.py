@@ -99,13 +99,29 @@ def test_outputs_are_probabilities_of_as_many_classes_as_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 31}, "at least 32 pixels a side, not 31"),
+        ({"image_size": 31}, "image_size is 31; give a whole number from 32 to 2048"),
         ({"freeze": "top"}, "unknown freezing 'top'; available: last-block, first-blocks, base, none"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(CovidxrError, match=message):
         build_vgg16(**options)
+
+
+@pytest.mark.parametrize("build", [build_vgg16, build_baseline])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        *[({"image_size": size}, f"image_size is {size!r}; give a whole number from") for size in (0, -1, 64.5, 10**6, None, "64")],
+        *[({"n_classes": n}, f"n_classes is {n!r}; give a whole number of 2 or more") for n in (1, 0, -1, 3.0, True)],
+        *[({"dropout": share}, f"dropout is {share!r}; give a share from 0 to 1") for share in (-0.1, 1.5, float("nan"), "0.5")],
+        *[({"seed": seed}, f"seed is {seed!r}; give a whole number from 0") for seed in (-1, 0.5, 2**32, None)],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_sizes_numbers_and_seeds_are_a_sentence(build, options, error):
+    with pytest.raises(CovidxrError, match=error):
+        build(**options)
 
 
 @pytest.mark.parametrize("freeze", ["last-block", "base"])

@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
 from covidxr.errors import CovidxrError
+from covidxr.sources import phantom
 from covidxr.sources.phantom import CLASSES, Phantom, draw_body, make_phantom, read
 
 THREE = CLASSES[:3]
@@ -240,6 +241,17 @@ def test_read_is_reproducible_and_growing_it_keeps_the_earlier_films(tmp_path):
     assert not set(few.sha256) & set(other.sha256)
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"size": 48}, {"shortcut": {"marker": 0.5}}, {"drawing": 99}], ids=str)
+def test_what_is_drawn_otherwise_has_other_ids(other, tmp_path, monkeypatch):
+    rows = read(tmp_path, per_class=3, size=32)
+    monkeypatch.setattr(phantom, "_DRAWING", other.pop("drawing", phantom._DRAWING))
+    others = read(tmp_path, **{"per_class": 3, "size": 32, **other})
+    assert not set(rows.image_id) & set(others.image_id)
+    assert bool(set(rows.patient_id) & set(others.patient_id)) == ("seed" not in other)
+    ranks = rows.groupby("label", sort=False).image_id
+    assert ranks.apply(lambda ids: ids.is_monotonic_increasing).all() and rows.image_id.is_monotonic_increasing
+
+
 def test_a_half_done_folder_is_resumed_and_whole_films_are_not_redrawn(tmp_path):
     first = read(tmp_path, per_class=2, size=32)
     kept, lost = Path(first.path[0]), Path(first.lesion_mask[3])
@@ -265,8 +277,21 @@ def test_a_persons_planted_size_is_the_same_on_each_film(tmp_path):
         ({"per_class": 0}, "per_class is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"data_dir": None}, "folder"),
+        ({"classes": []}, "classes is empty; name at least one"),
+        ({"classes": ["Normal", "Normal"]}, "classes holds 'Normal' twice"),
+        ({"classes": "Normal"}, "classes is 'Normal'; give a list"),
+        ({"per_class": 2.5}, "per_class is 2.5"),
+        ({"per_class": 10**9}, "per_class is 1000000000; give a whole number from 1 to 100000"),
+        ({"seed": float("nan")}, "seed is nan"),
+        ({"size": 31}, "phantom size is 31; give a whole number from 32 to 2048"),
+        ({"size": 10**6}, "phantom size is 1000000"),
+        ({"size": "64"}, "phantom size is '64'"),
+        ({"shortcut": ["marker"]}, r"shortcut is \['marker'\]; give strengths by name"),
+        ({"shortcut": {"marker": float("nan")}}, "shortcut 'marker' has strength nan"),
+        ({"shortcut": {"marker": "all"}}, "shortcut 'marker' has strength 'all'"),
     ],
 )
 def test_read_refuses_what_it_cannot_draw(tmp_path, options, words):
     with pytest.raises(CovidxrError, match=words):
         read(**{"data_dir": tmp_path, **options})
+    assert not list(tmp_path.iterdir())

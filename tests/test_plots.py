@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from covidxr import pictures, plots
+from covidxr import auditplots, heatplots, pictures, plots
+from covidxr.ablationplots import ablation_figure
 
 MANIFEST = pd.DataFrame({"label": list("abcabc"), "sex": ["F", "", "M", "M", "M", ""], "source": list("xyxyxy")})
 HISTORY = pd.DataFrame(
@@ -76,6 +78,42 @@ def test_with_axes_a_plot_draws_there_and_leaves_the_rest_alone(plot):
     assert plt.get_fignums() == [figure.number]
     assert figure.get_size_inches().tolist() == [9, 4]
     figure.canvas.draw()
+
+
+MONEY = "0 $ or $\\x_{2}$"  # a formula to matplotlib, and one that it cannot read
+GIVEN = ([0.9, 0.6], [True, False], ["a", "b"])
+ROW = {
+    "value": 0.9,
+    "low": 0.8,
+    "high": 0.95,
+    "difference": 0.0,
+    "difference_low": -0.1,
+    "difference_high": 0.1,
+    "verdict": "",
+}
+WITH_MONEY = {
+    "film_grid": lambda: plots.film_grid(FILMS, [MONEY] * 5),
+    "counts_by": lambda: plots.counts_by(pd.DataFrame({"label": [MONEY, "b"], MONEY: [MONEY, "y"]}), MONEY),
+    "grey_values": lambda: plots.grey_values({MONEY: FILMS}),
+    "confusion_plot": lambda: plots.confusion_plot(CONFUSION.set_axis([MONEY, "b"]).set_axis([MONEY, "b"], axis=1)),
+    "forest": lambda: plots.forest(PROBES.set_axis([MONEY, "frame"]), xlabel=MONEY),
+    "ablation_figure": lambda: ablation_figure(pd.DataFrame([ROW, ROW], index=[MONEY, "b"])),
+    "reliability_curves": lambda: auditplots.reliability_curves({MONEY: GIVEN}),
+    "selective_curves": lambda: auditplots.selective_curves({MONEY: GIVEN[:2]}),
+    "roc_curves": lambda: auditplots.roc_curves({MONEY: (GIVEN[1], *GIVEN[::2])}),
+    "heat_figure": lambda: heatplots.heat_figure(FILMS[0], FILMS[0] / 255, MONEY),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MONEY)
+def test_a_label_with_dollar_signs_is_shown_as_it_is(name):
+    ax = WITH_MONEY[name]()
+    ax.figure.canvas.draw()
+    shown = [text for text in ax.figure.findobj(Text) if "x_{2}" in text.get_text()]
+    assert shown
+    for text in shown:
+        letters, formula = text._preprocess_math(text.get_text())
+        assert not formula and MONEY in letters
 
 
 def test_counts_name_what_is_not_given():

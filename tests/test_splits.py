@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from covidxr.errors import CovidxrError
 from covidxr.sources._rows import manifest_rows
-from covidxr.splits import SPLITS, check_manifest, fold_splits, split_manifest, straddling_patients
+from covidxr.splits import SPLITS, check_manifest, fold_splits, patient_keys, split_manifest, straddling_patients
 
 SHARES = {"test": 0.325, "validation": 0.15}
 
@@ -81,6 +81,12 @@ def test_the_same_patient_id_of_two_sources_is_two_patients():
     assert (side_of(divided, "patient_id") == 2).any() and straddling_patients(divided) == 0
 
 
+def test_a_slash_in_a_name_makes_no_two_patients_one():
+    rows = [("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c"), ("a", "b%2Fc"), ("a%252Fb", "c")]
+    keys = patient_keys(pd.DataFrame(rows, columns=["source", "patient_id"]))
+    assert keys.nunique() == len(rows)
+
+
 def test_split_by_image_lets_patients_straddle_and_says_how_many():
     rows = manifest([("s", f"{label}{n}", [label] * 4) for label in "ab" for n in range(15)])
     divided = split_manifest(rows, by="image")
@@ -115,13 +121,32 @@ def test_an_earlier_split_is_forgotten():
             {},
             "class 'b' has 30 films of 1 patients, too few to put any into train and",
         ),
-        (singles(a=40), {"test": 0}, "class 'a' .* test; add films or change the shares"),
-        (singles(a=40), {"test": 0.9}, "class 'a' .* train; add films or change the shares"),
+        (singles(a=40), {"test": 0.01}, "class 'a' .* test; add films or change the shares"),
+        (singles(a=40), {"test": 0.84}, "class 'a' .* train; add films or change the shares"),
     ],
 )
 def test_what_cannot_be_split_is_a_sentence(patients, options, error):
     with pytest.raises(CovidxrError, match=error):
         split_manifest(manifest(patients), **options)
+
+
+IMPOSSIBLE = [
+    *[({name: value}, f"the share of {name} is {value!r}; give a share between 0 and 1") for name in SHARES
+      for value in (0, 1, -0.1, 1.5, float("nan"), float("inf"), "0.3", None, True)],
+    ({"test": 0.7, "validation": 0.3}, r"the shares of test \(0.7\) and validation \(0.3\) leave nothing to train on"),
+    *[({"seed": seed}, f"seed is {seed!r}; give a whole number from 0 to 4294967295")
+      for seed in (-1, 0.5, 1.0, 2**32, float("nan"), "0", None, True)],
+    ({"by": ["patient"]}, r"unknown split \['patient'\]; available: patient, image"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "error"), IMPOSSIBLE, ids=str)
+def test_impossible_shares_and_seeds_are_a_sentence(options, error):
+    with pytest.raises(CovidxrError, match=error):
+        split_manifest(manifest(singles(a=40)), **options)
+    if not {"by", "test"} & set(options):
+        with pytest.raises(CovidxrError, match=error):
+            fold_splits(manifest(singles(a=40)), **options)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +187,8 @@ def test_repeats_differ_and_the_same_seed_does_not():
 @pytest.mark.parametrize(
     ("folds", "patients", "said"),
     [
-        (1, singles(a=9, b=9), "class 'a' has 9 films; give 2 to so many folds, not 1"),
+        (1, singles(a=9, b=9), "folds is 1; give a whole number of 2 or more"),
+        (2.0, singles(a=9, b=9), "folds is 2.0; give a whole number of 2 or more"),
         (5, singles(a=9, b=4), "class 'b' has 4 films; give 2 to so many folds, not 5"),
         (3, [*singles(a=9), ("s", "one", ["b"] * 9)], "class 'b' has 9 films of 1 patients, too few"),
     ],

@@ -11,7 +11,7 @@ from covidxr.dataset import read_source
 from covidxr.decode import decode
 from covidxr.errors import CovidxrError
 from covidxr.sources import table
-from covidxr.sources._rows import read_table
+from covidxr.sources._rows import left_out_rows, read_table
 
 
 def films(folder, text):
@@ -26,8 +26,19 @@ def films(folder, text):
         ("", "not a table of comma-separated values"),
         ("path,label\n'a.png,Normal\n\"b.png,Normal\n", "not a table of comma-separated values"),
         ("path,label\na.png,Normal\nb,c.png,Normal\n", "not a table of comma-separated values"),
-        ("path,label\nb,c.png,Normal\n", "rows have more fields than its header; quote fields that hold a comma"),
-        ("path;label\na.png;Normal\n", "no column path, label; its columns are path;label"),
+        ("path,label\nb,c.png,Normal\n", "not a table of comma-separated values .*; quote fields that hold a comma"),
+        (
+            "path;label\na.png;Normal, old\n",
+            "its columns are separated by ';', not by commas; save it as comma-separated",
+        ),
+        ("path\tlabel\na.png\tNormal\n", r"its columns are separated by '\\t', not by commas; save it as"),
+        ("path|label\ra.png|Normal\r", r"its columns are separated by '\|', not by commas; save it as"),
+        (
+            "path,label, label\na.png,Normal,COVID-19\n",
+            "two columns are named 'label'; its columns are path, label, label",
+        ),
+        ("path,label" + 1500 * ",x" + "\n", "its header has 1502 columns, 1000 are the most"),
+        ("path,label\na.png,Nor\0mal\n", "not text in UTF-8, it holds NUL bytes; save it as"),
     ],
 )
 def test_a_broken_table_is_a_sentence(text, error, tmp_path):
@@ -36,6 +47,67 @@ def test_a_broken_table_is_a_sentence(text, error, tmp_path):
         read_table(tmp_path / "films.csv", ("path", "label"))
     with pytest.raises(CovidxrError, match="none.csv: no such file"):
         read_table(tmp_path / "none.csv", ())
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_read_in_every_encoding_that_says_so(encoding, line_end, tmp_path):
+    text = line_end.join(["path,label", "Málaga 肺.png,Normal", ""])
+    (tmp_path / "films.csv").write_bytes(text.encode(encoding))
+    assert read_table(tmp_path / "films.csv", ("path", "label")).values.tolist() == [["Málaga 肺.png", "Normal"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("path,label\né.png,Normal\n".encode("latin-1"), "not text in UTF-8, see byte 0xe9 in line 2; save it as"),
+        ("path,label\n肺.png,Normal\n".encode("shift-jis"), "not text in UTF-8, see byte 0x94 in line 2; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-16-le"), "not text in UTF-8, it holds NUL bytes; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-16")[:-1], "not text in UTF-8, see byte 0x0a in line .*; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-32"), "not text in UTF-8, it holds NUL bytes; save it as"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xf3\xa3", "not text in UTF-8, .*in Excel: 'CSV UTF-8'"),
+        (b"path,label\n" + 64_000_000 * b"\n", "has 64,000,011 bytes, a table of images at most 64,000,000"),
+    ],
+    ids=["latin-1", "shift-jis", "no mark", "half a letter", "utf-32", "Excel", "too large"],
+)
+def test_a_table_in_another_encoding_is_a_sentence(content, error, tmp_path):
+    (tmp_path / "films.csv").write_bytes(content)
+    with pytest.raises(CovidxrError, match=rf"films\.csv: {error}"):
+        read_table(tmp_path / "films.csv", ("path", "label"))
+
+
+def test_a_folder_in_place_of_a_table_is_a_sentence(tmp_path):
+    with pytest.raises(CovidxrError, match="cannot be read"):
+        read_table(tmp_path, ("path", "label"))
+
+
+@pytest.mark.parametrize("text", ["a\rb", "\x0b", "a\x1fb", "a\x07", "a\x7fb"], ids=repr)
+@pytest.mark.parametrize("column", ["label", "url", "lung_mask"])
+def test_what_a_manifest_cannot_keep_is_named_with_row_and_column(text, column, tmp_path):
+    cells = {"path": "b.png", "label": "Normal", "url": "", "lung_mask": ""} | {column: f"_{text}_"}
+    quoted = ",".join(f'"{cell}"' for cell in cells.values())
+    path = tmp_path / "ours.csv"
+    path.write_bytes(f"{','.join(cells)}\na.png,Normal,,\n{quoted}\n".encode())
+    with pytest.raises(CovidxrError, match=rf"ours\.csv: row 2, {column} '_.*_': '.*' cannot be kept in a table"):
+        table.read(path)
+
+
+@pytest.mark.parametrize("name", [b"Normal/a\xff.png", b"N\xff/a.png", b"Normal/a\rb.png", b"Normal /a.png"], ids=repr)
+def test_a_file_name_that_a_manifest_cannot_keep_is_a_sentence(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path))
+    open(path, "wb").close()
+    with pytest.raises(CovidxrError, match="image '.*cannot be kept in a table; .*rename it, in UTF-8") as caught:
+        table.read(tmp_path)
+    str(caught.value).encode()  # the sentence itself can be printed
+
+
+def test_a_name_left_out_can_be_written_in_any_encoding(tmp_path):
+    name = os.fsdecode(b"a\xff.png")
+    (tmp_path / name).touch()
+    rows = left_out_rows("ours", [(tmp_path / name, name, "a lateral view")])
+    assert rows.original_name.tolist() == ["a\\udcff.png"] and rows.present.all()
+    rows.to_csv(tmp_path / "left_out.csv")
 
 
 def test_a_table_is_read_as_text_without_blanks_around_it(tmp_path):
@@ -114,6 +186,31 @@ def test_a_folder_has_one_sub_folder_a_class(tmp_path, film, monkeypatch):
         assert rows.image_id.tolist() == ["ours/COVID-19/a 肺.JPG", "ours/COVID-19/b.png", "ours/Normal/a.png"]
         assert rows.label.tolist() == ["COVID-19", "COVID-19", "Normal"] and (rows.source == "ours").all()
         assert rows.patient_id.is_unique and all(os.path.exists(path) for path in rows.path)
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["a/films.csv", "b/other.csv"], ["films", "other"]),
+        (["a/films.csv", "b/films.csv"], ["a/films", "b/films"]),
+        (["a/films.csv", "b/films.csv", "a/other.csv"], ["a/films", "b/films", "other"]),
+        (["a/films.csv", "b/films"], ["a/films", "b/films"]),
+        (["a/films.csv", "a/films"], ["films.csv", "films/"]),
+        (["a/films.csv", "a/films", "b/films.csv"], ["a/films.csv", "films/", "b/films"]),
+        (["x/a/films.csv", "y/a/films.csv"], ["x/a/films", "y/a/films"]),
+        (["a.csv.csv", "a.csv", "a"], ["a.csv.csv", None, "a/"]),
+        (["a/phantom.csv"], ["a/phantom"]),
+    ],
+)
+def test_places_have_one_name_each(places, names, tmp_path):
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch() if place.endswith(".csv") else (tmp_path / place).mkdir()
+    found = table.source_names([tmp_path / place for place in places], ["phantom"])
+    assert len(set(found)) == len(places)
+    assert all(name == expected for name, expected in zip(found, names, strict=True) if expected)
+    turned = table.source_names([tmp_path / place for place in places[::-1]], ["phantom"])
+    assert turned[::-1] == found
 
 
 @pytest.mark.parametrize("name", ["empty/readme.txt", "empty/film.png"])

@@ -140,7 +140,7 @@ def test_a_class_of_three_films_and_an_unreadable_one_are_counted(tmp_path):
     [
         ("05", {"layer": "block9_conv1"}, "block5_conv3"),
         ("03", {"weights": "no-such-file.h5"}, "no weights file"),
-        ("07", {"external": ["no-such.csv"]}, "unknown source"),
+        ("07", {"external": ["no-such.csv"]}, "no such file"),
     ],
 )
 def test_a_failed_notebook_leaves_the_run_usable(finished, tmp_path, number, parameters, said):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +19,11 @@ COLUMNS = (
 )  # fmt: skip
 LEFT_OUT_COLUMNS = ("source", "original_name", "reason", "present")
 MASK_COLUMNS = ("lung_mask", "lesion_mask")
+_MOST_BYTES, _MOST_COLUMNS = 64_000_000, 1000  # of a table; the largest public ones have a tenth of that
+# What a CSV file in UTF-8 does not give back: control characters, a carriage return alone, bytes of a file name that are not
+# UTF-8 (surrogates to Python), and white space at either end.
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]|\r(?!\n)|^\s|\s\Z")
+_SAVE_AS = "save it as comma-separated values in UTF-8 (in Excel: 'CSV UTF-8')"
 
 
 def manifest_rows(rows) -> pd.DataFrame:
@@ -31,17 +39,37 @@ def manifest_rows(rows) -> pd.DataFrame:
     pandas.DataFrame
         Columns `COLUMNS` and `MASK_COLUMNS`; ``age`` in years as ``float64``, the others strings.
 
+    Raises
+    ------
+    CovidxrError
+        When a value could not be read back from the manifest's CSV file: control characters, file names that are not UTF-8,
+        white space at either end.
+
     Examples
     --------
     >>> rows = manifest_rows([{"image_id": "a", "path": "a.png", "label": "Normal", "patient_id": "1", "source": "mine"}])
     >>> rows.loc[0, ["label", "sex"]].tolist()
     ['Normal', '']
     """
-    frame = pd.DataFrame(list(rows)).reindex(columns=[*COLUMNS, *MASK_COLUMNS])
+    frame = pd.DataFrame(list(rows), dtype=object).reindex(columns=[*COLUMNS, *MASK_COLUMNS])
     ages = pd.to_numeric(frame.pop("age"), errors="coerce").astype(float)
-    frame = frame.astype(object).where(frame.notna(), "").astype(str)
+    frame = frame.where(frame.notna(), "").map(str)
+    check_writable(frame, "image", frame.image_id)
+    frame = frame.astype(str)
     frame.insert(COLUMNS.index("age"), "age", ages)
     return frame
+
+
+def check_writable(frame, kind, names, where="") -> None:
+    """Refuse text that a CSV file would not give back as it is, naming its row and column."""
+    for column in frame:
+        found = [_UNWRITABLE.search(text) for text in frame[column]]
+        if any(found):
+            row = next(row for row, match in enumerate(found) if match)
+            raise CovidxrError(
+                f"{where}{kind} {names[row]!r}, {column} {frame[column].iloc[row]!r}: {found[row][0]!r} cannot be kept in a "
+                "table; take it out (out of a file's or folder's name: rename it, in UTF-8)"
+            )
 
 
 def left_out_rows(source: str, rows) -> pd.DataFrame:
@@ -64,6 +92,8 @@ def left_out_rows(source: str, rows) -> pd.DataFrame:
     >>> left_out_rows("figure1", [("no-such.png", "no-such.png", "")]).reason.tolist()
     ['no such file']
     """
+    # A name that is not UTF-8 is written with backslashes: it is only reported.
+    rows = [(path, str(name).encode("utf-8", "backslashreplace").decode(), reason) for path, name, reason in rows]
     found = [(source, name, reason, os.path.isfile(path)) for path, name, reason in rows]
     kept = [(source, name, reason or "no such file", here) for _, name, reason, here in found if reason or not here]
     return pd.DataFrame(kept, columns=list(LEFT_OUT_COLUMNS))
@@ -138,15 +168,17 @@ def find_images(folder, pattern: str) -> list:
     return sorted(film for film in films if film.suffix.lower() in IMAGE_SUFFIXES and not film.name.startswith("."))
 
 
-def read_table(path, needed) -> pd.DataFrame:
-    """Read a CSV file of text columns, in UTF-8 or, failing that, Latin-1.
+def read_table(path, needed, older=None) -> pd.DataFrame:
+    """Read a CSV file of text columns, in UTF-8, or in UTF-16 with its byte-order mark.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        The file.
+        The file, of at most 64 MB.
     needed : iterable of str
         Columns that must be there.
+    older : str, optional
+        The encoding that a known file has where it is not UTF-8; that of unknown ones is not guessed.
 
     Returns
     -------
@@ -156,8 +188,8 @@ def read_table(path, needed) -> pd.DataFrame:
     Raises
     ------
     CovidxrError
-        When the file is missing, empty or not a table, has rows longer than its header, or lacks a column; the error
-        lists the columns it has.
+        When the file is missing, empty, too large, in another encoding or not a table, is separated by anything but commas,
+        has rows longer than its header, or lacks a column or names it twice; the error lists the columns it has.
 
     Examples
     --------
@@ -167,24 +199,48 @@ def read_table(path, needed) -> pd.DataFrame:
     >>> read_table(path, ["path", "label"]).values.tolist()
     [['a.png', 'Normal']]
     """
-    try:
-        table = _read_csv(path)
-    except FileNotFoundError as error:
-        raise CovidxrError(f"{path}: no such file") from error
+    text = _text_of(path, older)
+    header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    mark = next((mark for mark in (";", "\t", "|") if mark in header and "," not in header), "")
+    if mark:
+        raise CovidxrError(f"{path}: its columns are separated by {mark!r}, not by commas; {_SAVE_AS}")
+    if header.count(",") >= _MOST_COLUMNS:
+        raise CovidxrError(f"{path}: its header has {header.count(',') + 1} columns, {_MOST_COLUMNS} are the most")
+    try:  # the header as a row like others, or pandas takes surplus fields for row names and renames a column named twice
+        rows = pd.read_csv(io.StringIO(text), dtype=str, header=None, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise CovidxrError(f"{path}: not a table of comma-separated values ({str(error).strip()})") from error
-    if len(table) and not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for row names
-        raise CovidxrError(f"{path}: its rows have more fields than its header; quote fields that hold a comma")
-    table.columns = table.columns.str.strip()
+        raise CovidxrError(
+            f"{path}: not a table of comma-separated values ({' '.join(str(error).split())}); quote fields that hold a comma"
+        ) from error
+    rows = rows.fillna("").apply(lambda column: column.str.strip())
+    table = rows[1:].reset_index(drop=True).set_axis(rows.iloc[0], axis=1).rename_axis(columns=None)
     missing = [column for column in needed if column not in table]
     if missing:
         raise CovidxrError(f"{path}: no column {', '.join(missing)}; its columns are {', '.join(table.columns)}")
-    return table.apply(lambda column: column.str.strip())
+    twice = table.columns[table.columns.duplicated() & (table.columns != "")]
+    if len(twice):
+        raise CovidxrError(f"{path}: two columns are named {twice[0]!r}; its columns are {', '.join(table.columns)}")
+    return table.loc[:, table.columns != ""]
 
 
-def _read_csv(path):
-    options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
+def _text_of(path, older):
     try:
-        return pd.read_csv(path, encoding="utf-8-sig", **options)
-    except UnicodeDecodeError:
-        return pd.read_csv(path, encoding="latin-1", **options)
+        size = os.path.getsize(path)
+        content = Path(path).read_bytes() if size <= _MOST_BYTES else b""
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise CovidxrError(f"{path}: {reason}") from error
+    if size > _MOST_BYTES:
+        raise CovidxrError(f"{path}: has {size:,} bytes, a table of images at most {_MOST_BYTES:,}")
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        if marked or not older:
+            line = content[: error.start].count(b"\n") + 1
+            found = f"byte 0x{content[error.start]:02x} in line {line}"
+            raise CovidxrError(f"{path}: not text in UTF-8, see {found}; {_SAVE_AS}") from error
+        text = content.decode(older, "replace")
+    if "\0" in text:  # UTF-16 without its mark, or no text at all
+        raise CovidxrError(f"{path}: not text in UTF-8, it holds NUL bytes; {_SAVE_AS}")
+    return text

@@ -89,7 +89,7 @@ def left_out(data_dir):
 def _table(data_dir):
     """Read ``metadata.csv``; ``reason`` says why a row is left out, or nothing."""
     folder = find_folder(data_dir, "covid-chestxray-dataset", "metadata.csv", URL)
-    table = read_table(folder / "metadata.csv", _NEEDED)
+    table = read_table(folder / "metadata.csv", _NEEDED, "cp1252")
     table["reason"] = ""
     table.loc[~table.view.str.startswith(("PA", "AP")), "reason"] = "not a frontal view"
     table.loc[table.modality != "X-ray", "reason"] = "not an X-ray but " + table.modality.replace("", "not stated")

@@ -79,7 +79,7 @@ def left_out(data_dir):
 def _table(data_dir):
     """Read ``metadata.csv``; ``path`` is each film's file, ``reason`` says why a row is left out, or nothing."""
     folder = find_folder(data_dir, "figure1", "metadata.csv", URL)
-    table = read_table(folder / "metadata.csv", ("patientid", "sex", "age", "finding", "view"))
+    table = read_table(folder / "metadata.csv", ("patientid", "sex", "age", "finding", "view"), "cp1252")
     files = {file.stem: file for file in find_images(folder / "images", "*")}
     # Never out of the folder, whatever the table says.
     table["name"] = table.patientid.map(lambda name: Path(name).name)

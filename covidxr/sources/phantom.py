@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from covidxr._checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr._opencv import cv2
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import atomic_path
@@ -28,6 +30,7 @@ from covidxr.sources._rows import manifest_rows
 
 CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
 SMALLEST = 32
+_MOST_OF_A_CLASS = 100_000  # some hours of drawing
 # Raise it when the drawing changes, so that films of an older drawing are not taken for new ones.
 _DRAWING = 2
 
@@ -64,7 +67,7 @@ def make_phantom(label, rng, size=200, *, age=None, sex=None, view=None, body=No
     rng : numpy.random.Generator
         The source of chance. Equal generators give equal films, but for what `label` and `shortcut` change.
     size : int
-        Side in pixels, 32 or more.
+        Side in pixels, 32 to 2,048.
     age, sex : float in [18, 90], {"F", "M"}, optional
         Of the body; drawn when None, unused where `body` is given.
     view : {"PA", "AP"}, optional
@@ -126,18 +129,20 @@ def read(
     classes : sequence of str
         Some of ``Normal``, ``COVID-19``, ``Bacteria``, ``Virus``.
     per_class : int
-        Films of each class, 1 or more.
+        Films of each class, 1 to 100,000.
     seed : int
-        0 or more.
+        0 to 4,294,967,295.
     size : int
-        Side of the films in pixels, 32 or more.
+        Side of the films in pixels, 32 to 2,048.
     shortcut : dict of str to float, optional
         See `make_phantom`; ``body_size`` is planted by person, the others by film.
 
     Returns
     -------
     pandas.DataFrame
-        Manifest rows, ``lung_mask`` and ``lesion_mask`` being paths of masks that are 255 inside.
+        Manifest rows, ``lung_mask`` and ``lesion_mask`` being paths of masks that are 255 inside. An ``image_id`` names what
+        was drawn: two images that differ in seed, size, shortcuts or drawing never share one. A ``patient_id`` names the
+        person: the same one at every size, another with every seed.
 
     Raises
     ------
@@ -153,17 +158,18 @@ def read(
     """
     if data_dir is None:
         raise CovidxrError("phantoms are drawn into a folder, and none was named; give it as data_dir")
+    check_names("classes", classes)
     for label in classes:
         _check(label, size, shortcut)
-    if per_class < 1 or seed < 0:
-        raise CovidxrError(f"per_class is {per_class} and seed is {seed}; give 1 or more films and a seed from 0 up")
+    check_whole("per_class", per_class, 1, _MOST_OF_A_CLASS)
+    check_seed(seed)
     folder = Path(data_dir) / f"phantom-{_name(seed, size, shortcut)}"
     films = [film for label in classes for film in _plan(CLASSES.index(label), per_class, seed, shortcut or {})]
-    return manifest_rows(_film(folder, film, size, shortcut) for film in films)
+    return manifest_rows(_film(folder, film, size, shortcut, seed) for film in films)
 
 
 def _plan(rank, per_class, seed, shortcut):
-    """Who is filmed: (image id, rank, person's number, body, the film's generator), film by film."""
+    """Who is filmed: (file name, rank, person's number, body, the film's generator), film by film."""
     person, films = 0, []
     while len(films) < per_class:
         rng = np.random.default_rng([seed, rank, person, 0])
@@ -176,8 +182,11 @@ def _plan(rank, per_class, seed, shortcut):
     return films[:per_class]
 
 
-def _film(folder, film, size, shortcut):
-    """Draw one film of the plan unless it is there, and return its row."""
+def _film(folder, film, size, shortcut, seed):
+    """Draw one film of the plan unless it is there, and return its row.
+
+    The ids start alike within a data set, so that their order, on which draws depend, is that of rank and number.
+    """
     name, rank, person, body, rng = film
     view = str(rng.choice(("PA", "AP")))
     image, lungs, lesion = (folder / f"{name}{end}.png" for end in ("", ".lungs", ".lesion"))
@@ -187,7 +196,8 @@ def _film(folder, film, size, shortcut):
             with atomic_path(path) as temporary:
                 Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels * np.uint8(255)).save(temporary)
     return {
-        "image_id": name, "path": str(image), "label": CLASSES[rank], "patient_id": f"phantom-{rank}p{person:04d}",
+        "image_id": name.replace("phantom", folder.name), "path": str(image), "label": CLASSES[rank],
+        "patient_id": f"phantom-{seed}-{rank}p{person:04d}",
         "source": "phantom", "view": view, "age": body.age, "sex": body.sex, "license": "CC0-1.0", "url": "",
         "sha256": hashlib.sha256(image.read_bytes()).hexdigest(), "split": "", "lung_mask": str(lungs),
         "lesion_mask": str(lesion), "version": f"drawing {_DRAWING}", "original_name": image.name,
@@ -207,15 +217,16 @@ def _name(seed, size, shortcut):
 def _check(label, size, shortcut, age=None, sex=None, view=None):
     if label not in CLASSES:
         raise unknown("phantom class", label, CLASSES)
-    if size < SMALLEST:
-        raise CovidxrError(f"phantom size is {size} pixels; ribs need {SMALLEST} or more")
+    check_whole("phantom size", size, SMALLEST, MOST_SIDE)
+    if not isinstance(shortcut or {}, dict):
+        raise CovidxrError(f"shortcut is {shortcut!r}; give strengths by name, such as {{'marker': 0.5}}")
     for name, strength in (shortcut or {}).items():
         if name not in SHORTCUTS:
             raise unknown("shortcut", name, SHORTCUTS)
-        if not 0 <= strength <= 1:
-            raise CovidxrError(f"shortcut {name!r} has strength {strength}; give 0 (none) to 1 (always)")
-    if age is not None and not 18 <= age <= 90:
-        raise CovidxrError(f"phantom age is {age} years; the model is of adults from 18 to 90")
+        if not isinstance(strength, Real) or not 0 <= strength <= 1:
+            raise CovidxrError(f"shortcut {name!r} has strength {strength!r}; give 0 (none) to 1 (always)")
+    if age is not None and not (isinstance(age, Real) and 18 <= age <= 90):
+        raise CovidxrError(f"phantom age is {age!r} years; the model is of adults from 18 to 90")
     for kind, value, known in (("sex", sex, ("F", "M")), ("view", view, ("PA", "AP"))):
         if value not in (None, *known):
             raise unknown(kind, value, known)
