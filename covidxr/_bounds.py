@@ -14,7 +14,8 @@ MAX_PIXELS = 40_000_000  # the largest detectors have about 20 million
 MAX_SIDE = 65_535
 MAX_BYTES = 200_000_000
 MAX_READS = 500_000  # from one file: every chunk, tag and element costs at least one
-MAX_PIECES = 200_000  # strips or tiles of a TIFF file; a strip a row is usual, and each band may have its own
+MAX_VALUES = 200_000  # of one TIFF tag, such as where the strips are; a strip a row is usual, for each band its own
+MAX_EXIF = 1_000_000  # bytes; in JPEG files it has at most 65,533
 MAX_SCANS = 100  # of a JPEG stream; each goes through the whole image, and ten are usual
 
 
@@ -48,7 +49,7 @@ def check_size(width, height, cost=1):
 
 
 def check_tiff(file):
-    """Refuse a TIFF file of millions of strips: Pillow makes objects of each before it can be asked for their number."""
+    """Refuse a TIFF file with millions of strips or other numbers: Pillow makes objects of each before it can be asked."""
     head = file.read(16)
     order, big = {b"II": "<", b"MM": ">"}.get(head[:2]), b"+" in head[2:4]
     if order and (big or b"*" in head[2:4]):
@@ -59,15 +60,21 @@ def check_tiff(file):
         entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", number), ("value", number)])
         content = file.read(min(count, 65_535) * entry.itemsize)
         entries = np.frombuffer(content, entry, len(content) // entry.itemsize)
-        pieces = entries["count"][np.isin(entries["tag"], (273, 279, 324, 325))].max(initial=0)
-        if pieces > MAX_PIECES:
-            raise Refused(f"more than {MAX_PIECES:,} strips or tiles are refused, it has {pieces:,}")
+        values = entries["count"][~np.isin(entries["type"], (1, 2, 7))].max(
+            initial=0
+        )  # bytes and text stay what they are
+        if values > MAX_VALUES:
+            raise Refused(
+                f"a TIFF tag, such as where its strips are, of {values:,} values; more than {MAX_VALUES:,} are refused"
+            )
     file.seek(0)
 
 
 def check_image(image):
     """Refuse an opened image that is too large, or of which Pillow would decode a part too large or many times over."""
     check_size(image.width, image.height, 2 * len(image.getbands()) if image.format == "JPEG2000" else 1)
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
+        raise Refused(f"an EXIF block of {len(image.info['exif']):,} bytes; more than {MAX_EXIF:,} are refused")
     tags = getattr(image, "tag_v2", {})
     check_size(tags.get(322, 1), tags.get(323, 1))  # a tile's width and length
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in (tile[1] for tile in image.tile))

@@ -137,6 +137,12 @@ def endless_scans():
     return whole[:-2] + (last * (150_000_000 // len(last)))[: len(last) * 1000] + whole[-2:]
 
 
+def scans_in_tiff():
+    stream = endless_scans()
+    tags = {259: (3, 1, 7), 273: (4, 1, 200), 279: (4, 1, len(stream))}
+    return tiff(plain(SIDE // 4, SIDE // 4, more=tags), bytes(200 - 122) + stream)
+
+
 def saved(kind, image, **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -213,12 +219,12 @@ def many_pages():
     return first[:end] + struct.pack("<I", len(first)) + first[end + 4 :] + pages.tobytes()
 
 
-def bmp_jump():
-    """Skip 255 rows of 40 million pixels in one command."""
+def bmp_jump(width, height):
+    """Skip 255 rows in one command, again and again."""
     head = struct.pack("<2sIII", b"BM", 0, 0, 14 + 40 + 1024) + struct.pack(
-        "<IiiHHIIIIII", 40, 39_000_000, 1, 1, 8, 1, 0, 0, 0, 256, 0
+        "<IiiHHIIIIII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0
     )
-    return head + bytes(range(256)) * 4 + b"\0\x02\xff\xff" * 100 + b"\0\x01"
+    return head + bytes(range(256)) * 4 + b"\0\x02\xff\xff" * 100_000 + b"\0\x01"
 
 
 def webp(width, height):
@@ -270,13 +276,16 @@ FILES = {
     "text.png": (lambda: png((b"zTXt", b"a\0\0" + zlib.compress(bytes(800_000_000), 1))), "broken"),
     "texts.png": (lambda: png(*[(b"tEXt", b"%d\0" % n + bytes(900_000)) for n in range(150)]), "broken"),
     "profile.png": (lambda: png((b"iCCP", b"a\0\0" + zlib.compress(bytes(800_000_000), 1))), "64x64|broken"),
-    "exif.png": (lambda: png((b"eXIf", overlapping_tags())), "64x64"),
+    "exif.png": (lambda: png((b"eXIf", tiff([(0x0112, 3, 40_000_000, 30)], bytes(80_000_000)))), "an EXIF block of 80,"),
+    "bits.tif": (lambda: tiff([(258, 3, 40_000_000, 200), *plain(64, 64)[:2], *plain(64, 64)[3:]], bytes(80_000_200)), "40,000,000 values"),
+    "scans.tif": (scans_in_tiff, "x|broken"),
+    "jumps.bmp": (lambda: bmp_jump(65_000, 610), "no contrast|broken|610x65000"),
     "scans.jpg": (endless_scans, "JPEG scans"),
     "cmyk.jpg": (large_cmyk, ALLOWED),
     "cmyk-to-100.jpg": (large_cmyk, "100x100"),
     "exif.jpg": (lambda: jpeg(Image.fromarray(uneven(640, 640, dtype=np.uint8)), exif=tiff([(tag, 1, 30_000, 100) for tag in range(2500)], bytes(32_000))), "640x640"),
     "profile.jpg": (lambda: jpeg(Image.fromarray(uneven(640, 640, dtype=np.uint8)), icc_profile=bytes(16_000_000)), "640x640"),
-    "jump.bmp": (bmp_jump, "sides of more than"),
+    "jump.bmp": (lambda: bmp_jump(39_000_000, 1), "sides of more than"),
     "large.gif": (lambda: saved("GIF", large("L")), ALLOWED),
     "bomb.webp": (lambda: webp(16_383, 16_383), "more than 40,000,000 pixels"),
     "jpeg-2000.jp2": (lambda: saved("JPEG2000", large("RGB", 2580)), "2580x2580"),
