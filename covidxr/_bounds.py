@@ -60,9 +60,8 @@ def check_tiff(file):
         entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", number), ("value", number)])
         content = file.read(min(count, 65_535) * entry.itemsize)
         entries = np.frombuffer(content, entry, len(content) // entry.itemsize)
-        values = entries["count"][~np.isin(entries["type"], (1, 2, 7))].max(
-            initial=0
-        )  # bytes and text stay what they are
+        numbers = ~np.isin(entries["type"], (1, 2, 7))  # bytes and text stay what they are
+        values = entries["count"][numbers].max(initial=0)
         if values > MAX_VALUES:
             raise Refused(
                 f"a TIFF tag, such as where its strips are, of {values:,} values; more than {MAX_VALUES:,} are refused"
