@@ -332,7 +332,7 @@ def save_run(run_dir, assembly) -> None:
     """
     run_dir = Path(run_dir)
     write_csv(run_dir / "rejected.csv", assembly.rejected)
-    save_pixels(run_dir / "pixels.npz", assembly.manifest.image_id, assembly.pixels)
+    save_pixels(run_dir / "pixels.npz", _contents(assembly.manifest), assembly.pixels)
     write_csv(run_dir / "manifest.csv", assembly.manifest)
 
 
@@ -364,7 +364,12 @@ def read_run(run_dir) -> Assembly:
     if not (run_dir / "manifest.csv").exists():
         raise CovidxrError(f"{run_dir} holds no manifest.csv; run notebook 01_dataset_assembly first")
     manifest = check_manifest(manifest_rows(read_table(run_dir / "manifest.csv", COLUMNS).to_dict("records")))
-    image_ids, pixels = read_pixels(run_dir / "pixels.npz")
-    if image_ids != manifest.image_id.tolist():
+    contents, pixels = read_pixels(run_dir / "pixels.npz")
+    if contents != _contents(manifest):
         raise CovidxrError(f"{run_dir}: pixels.npz is not of manifest.csv; run notebook 01_dataset_assembly again")
     return Assembly(manifest, pixels, read_table(run_dir / "rejected.csv", ("image_id", "path", "reason")))
+
+
+def _contents(manifest):
+    """Name films by their content too: an ``image_id`` alone may be that of another one, drawn with another seed."""
+    return (manifest.image_id + " " + manifest.sha256).tolist()

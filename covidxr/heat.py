@@ -81,8 +81,8 @@ def heat_summary(maps, masks, patients) -> dict:
     }
 
 
-def lung_boxes(manifest, coco, image_size) -> np.ndarray:
-    """Masks from a COCO file of lung boxes, found by file name.
+def lung_boxes(manifest, coco, image_size, source="covid-chestxray") -> np.ndarray:
+    """Masks from a COCO file of lung boxes, for the images of the one source that it was made for.
 
     Parameters
     ----------
@@ -90,9 +90,12 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
         N manifest rows.
     coco : str or pathlib.Path
         A COCO annotation file; its boxes are in the pixels of the width and height given there with each image, so they
-        scale with the film.
+        scale with the film. An image is found by its whole ``file_name``, folders and all: the path in the manifest ends
+        with it.
     image_size : int
         Side of the masks in pixels.
+    source : str
+        Whose images the file is about. Those of other sources get no boxes, whatever their names.
 
     Returns
     -------
@@ -102,7 +105,8 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
     Raises
     ------
     CovidxrError
-        When the file is missing or not in COCO's form.
+        When the file is missing or not in COCO's form, names an image twice, has a box that is not of numbers, without area
+        or outside its image, or one image for several films; when none of its images is among the films of the source.
 
     Examples
     --------
@@ -110,27 +114,65 @@ def lung_boxes(manifest, coco, image_size) -> np.ndarray:
     >>> boxes = {"images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
     ...          "annotations": [{"image_id": 1, "bbox": [0, 0, 10, 10]}]}
     >>> path = Path(tempfile.mkdtemp()) / "boxes.json"; _ = path.write_text(json.dumps(boxes))
-    >>> float(lung_boxes(pd.DataFrame({"path": ["films/a.png"]}), path, 8).mean())
-    0.5
+    >>> films = pd.DataFrame({"path": ["films/a.png", "others/a.png"], "source": ["covid-chestxray", "figure1"]})
+    >>> lung_boxes(films, path, 8).mean((1, 2)).tolist()
+    [0.5, 0.0]
     """
-    if not Path(coco).is_file():
+    boxes = _read_boxes(Path(coco))
+    masks, taken = np.zeros((len(manifest), image_size, image_size), bool), {}
+    for mask, path, own in zip(masks, manifest.path, manifest.source, strict=True):
+        name = _name_in(boxes, path) if own == source else None
+        if name is not None and taken.setdefault(name, path) != path:
+            raise CovidxrError(f"{coco}: its image {name} may be {taken[name]} or {path}; name its folder in file_name")
+        for box in np.round(np.array(boxes.get(name, ())) * image_size).astype(int):
+            left, top = np.minimum(box[:2], image_size - 1)  # however small, it is there
+            right, bottom = np.maximum(box[2:], (left + 1, top + 1))
+            mask[top:bottom, left:right] = True
+    if boxes and not taken:
+        raise CovidxrError(
+            f"{coco}: none of its {len(boxes)} images is among the films of {source}, and it is about no others; this manifest "
+            f"has {', '.join(sorted(set(manifest.source)))}. Leave lung_masks empty, and name masks of your own in the column lung_mask"
+        )
+    return masks
+
+
+def _name_in(boxes, path):
+    """Find the longest file name among the boxes with which a path ends, whole folders compared."""
+    parts = Path(path).parts
+    return next((name for n in range(len(parts)) if (name := "/".join(parts[n:])) in boxes), None)
+
+
+def _read_boxes(coco):
+    """Read for each file name its boxes: left, top, right and bottom as shares of the image's sides."""
+    if not coco.is_file():
         raise CovidxrError(f"{coco}: no such file of lung boxes; name a COCO annotation file or leave lung_masks empty")
     try:
-        content = json.loads(Path(coco).read_text(encoding="utf-8"))
+        content = json.loads(coco.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
-        by_name = {Path(image["file_name"]).name: [] for image in images.values()}
+        sizes = {Path(image["file_name"]).as_posix(): (image["width"], image["height"]) for image in content["images"]}
+        boxes = {name: [] for name in sizes}
         for note in content["annotations"]:
-            image = images[note["image_id"]]
-            scale = np.array([image_size / image["width"], image_size / image["height"]] * 2)
-            by_name[Path(image["file_name"]).name].append(np.array(note["bbox"], float) * scale)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            x, y, width, height = np.array(note["bbox"], float)
+            name = Path(images[note["image_id"]]["file_name"]).as_posix()
+            with np.errstate(divide="raise", invalid="raise"):
+                boxes[name].append(np.array([x, y, x + width, y + height]) / np.array(sizes[name] * 2, float))
+    except (ValueError, KeyError, TypeError, AttributeError, FloatingPointError, RecursionError) as error:
         raise CovidxrError(f"{coco}: not a COCO annotation file ({type(error).__name__}: {error})") from error
-    masks = np.zeros((len(manifest), image_size, image_size), bool)
-    for mask, path in zip(masks, manifest.path, strict=True):
-        for x, y, width, height in by_name.get(Path(path).name, ()):
-            left, top, right, bottom = np.clip(np.round([x, y, x + width, y + height]), 0, image_size).astype(int)
-            mask[top:bottom, left:right] = True
-    return masks
+    if not len(boxes) == len(images) == len(content["images"]):
+        raise CovidxrError(f"{coco}: an id or a file_name stands there for two images; each needs its own")
+    for name, found in boxes.items():
+        for left, top, right, bottom in found:
+            if not (
+                0 < right - left < np.inf
+                and 0 < bottom - top < np.inf
+                and max(left, top) < 1
+                and min(right, bottom) > 0
+            ):
+                raise CovidxrError(
+                    f"{coco}: a box of {name} has no area within its {sizes[name][0]}×{sizes[name][1]} pixels, its left, top, right "
+                    f"and bottom being {left:g}, {top:g}, {right:g} and {bottom:g} of its sides; correct it or take it out"
+                )
+    return {name: np.clip(found, 0, 1) for name, found in boxes.items()}
 
 
 def black_out(images, masks) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from covidxr._opencv import cv2
-from covidxr.decode import DecodeError, decode
+from covidxr.decode import DecodeError, decode, decode_any
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
 
@@ -88,12 +91,13 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     Parameters
     ----------
     manifest : pandas.DataFrame
-        With ``image_id`` and ``path``.
+        With ``path``.
     image_size : int
         Side in pixels.
     cache : str or pathlib.Path, optional
-        An ``.npz`` file; films of this size in it are not decoded again, and new ones are added to it. A damaged one, or
-        one of another size, is written anew.
+        An ``.npz`` file; what it holds is known by the content of the files, whatever they are called. Files whose content
+        is in it at this size, decoded by the same code, are not decoded again; where others are, it is written anew, as it
+        is when it is damaged.
 
     Returns
     -------
@@ -118,14 +122,35 @@ def load_pixels(manifest, image_size=100, cache=None) -> np.ndarray:
     if manifest.empty:
         raise CovidxrError("the manifest has no rows: there are no films to load")
     known = _read_cache(cache, image_size)
-    todo = manifest[~manifest.image_id.isin(list(known))]
-    for image_id, film in zip(todo.image_id, decode_films(todo.path, image_size), strict=True):
+    paths = manifest.path.to_numpy()
+    keys = [_content_key(path) for path in paths] if cache is not None else paths
+    todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in known}
+    for key, film in zip(todo, decode_films(todo.values(), image_size), strict=True):
         if isinstance(film, DecodeError):
             raise film
-        known[image_id] = film
-    if cache is not None and len(todo):
-        save_pixels(cache, list(known), np.stack(list(known.values())))
-    return np.stack([known[image_id] for image_id in manifest.image_id])
+        known[key] = film
+    if cache is not None and todo:
+        used = dict.fromkeys(keys)
+        save_pixels(cache, list(used), np.stack([known[key] for key in used]))
+    return np.stack([known[key] for key in keys])
+
+
+def _content_key(path):
+    """Name what a file is decoded to: a digest of its content and of the code that decodes it."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(_decoder())
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError):  # decoding it says what is wrong
+        return str(path)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _decoder():
+    code = [(Path(__file__).parent / name).read_bytes() for name in ("decode.py", "_dicom.py")]
+    return hashlib.sha256(b"".join(code) + PIL.__version__.encode()).digest()
 
 
 def pixels_of_size(run_dir, manifest, pixels, image_size) -> np.ndarray:
@@ -158,25 +183,24 @@ def pixels_of_size(run_dir, manifest, pixels, image_size) -> np.ndarray:
 
 
 def save_pixels(cache, image_ids, pixels) -> None:
-    """Write decoded films to a cache file that `load_pixels` reads.
+    """Write decoded films to a file that `read_pixels` reads.
 
     Parameters
     ----------
     cache : str or pathlib.Path
         The ``.npz`` file.
     image_ids : sequence of str
-        N names.
+        N names, best such as tell one content from another.
     pixels : numpy.ndarray
         ``uint8``, shape (N, H, W).
 
     Examples
     --------
     >>> import tempfile
-    >>> import pandas as pd
     >>> cache = Path(tempfile.mkdtemp()) / "pixels.npz"
     >>> save_pixels(cache, ["a"], np.zeros((1, 8, 8), np.uint8))
-    >>> load_pixels(pd.DataFrame({"image_id": ["a"], "path": ["gone.png"]}), 8, cache).shape
-    (1, 8, 8)
+    >>> read_pixels(cache)[0]
+    ['a']
     """
     with atomic_path(cache) as temporary, open(temporary, "wb") as file:  # to a name without .npz, NumPy would add it
         np.savez(file, image_id=np.asarray(image_ids, dtype=str), pixels=pixels)
@@ -223,7 +247,8 @@ def _read_cache(cache, image_size):
         image_ids, pixels = read_pixels(cache)
     except CovidxrError:  # a cache is only a cache: the films are decoded again
         return {}
-    return dict(zip(image_ids, pixels, strict=True)) if pixels.shape[1:] == (image_size, image_size) else {}
+    fits = pixels.dtype == np.uint8 and pixels.shape == (len(image_ids), image_size, image_size)
+    return dict(zip(image_ids, pixels, strict=True)) if fits else {}
 
 
 def load_masks(paths, image_size) -> np.ndarray:
@@ -244,7 +269,7 @@ def load_masks(paths, image_size) -> np.ndarray:
     Raises
     ------
     DecodeError
-        When a mask is named that cannot be read.
+        When a mask is named that cannot be read, or whose brightest value is neither black nor white.
 
     Examples
     --------
@@ -260,9 +285,9 @@ def load_masks(paths, image_size) -> np.ndarray:
 
 def _read_mask(path):
     try:
-        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except (OSError, cv2.error):
-        mask = None
-    if mask is None:
-        raise DecodeError(path, "no mask that can be read")
+        mask = decode_any(path)
+    except DecodeError as error:
+        raise DecodeError(path, f"no mask that can be read: {error.reason}") from error
+    if 0 < mask.max() <= 127:
+        raise DecodeError(path, f"its brightest value is {mask.max()}; the inside of a mask is white, 255")
     return mask

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_dicom import dicom
 
-from covidxr import decode as module
+from covidxr import _bounds
 from covidxr.dataset import assemble
 from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
@@ -33,7 +33,7 @@ SUFFIXES = (".png", ".jpeg", ".tif", ".dcm", ".webp", "")
 def small_limit():
     """So that a header which lies about its size costs no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MAX_PIXELS", 250_000)
+        patch.setattr(_bounds, "MAX_PIXELS", 250_000)
         yield
 
 

@@ -30,8 +30,8 @@ def boxes(tmp_path, annotations, **image) -> Path:
     return path
 
 
-def rows(*paths) -> pd.DataFrame:
-    return pd.DataFrame({"path": paths})
+def rows(*paths, source="covid-chestxray") -> pd.DataFrame:
+    return pd.DataFrame({"path": paths, "source": source})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -95,16 +95,81 @@ def test_a_box_that_reaches_over_the_edge_ends_there(tmp_path):
 
 def test_unknown_films_have_no_mask_and_rows_keep_their_order(tmp_path):
     path = boxes(tmp_path, [[0, 0, 200, 100]], file_name="images/a.png")
-    masks = lung_boxes(rows("b.png", "x/a.png", "a.jpg"), path, 8)
-    assert masks.dtype == bool and masks.shape == (3, 8, 8)
-    assert masks.any((1, 2)).tolist() == [False, True, False]
-    assert not lung_boxes(rows("a.png"), boxes(tmp_path, []), 8).any()
+    masks = lung_boxes(rows("images/b.png", "x/images/a.png", "images/a.jpg", "x/a.png"), path, 8)
+    assert masks.dtype == bool and masks.shape == (4, 8, 8)
+    assert masks.any((1, 2)).tolist() == [False, True, False, False]
+    assert not lung_boxes(rows("images/a.png"), boxes(tmp_path, [], file_name="images/a.png"), 8).any()
+
+
+def test_films_of_one_name_in_two_folders_have_their_own_boxes(tmp_path):
+    images = [{"id": n, "file_name": f"{folder}/1.png", "width": 10, "height": 10} for n, folder in enumerate("xy")]
+    notes = [{"image_id": 0, "bbox": [0, 0, 5, 10]}, {"image_id": 1, "bbox": [5, 0, 5, 10]}]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"images": images, "annotations": notes}))
+    x, y = lung_boxes(rows("films/x/1.png", "films/y/1.png"), path, 8)
+    assert x[:, :4].all() and not x[:, 4:].any() and (y == ~x).all()
+
+
+def test_a_name_that_two_films_have_is_refused(tmp_path):
+    path = boxes(tmp_path, [[0, 0, 200, 100]])
+    with pytest.raises(CovidxrError, match=r"its image a.png may be x/a.png or y/a.png; name its folder in file_name"):
+        lung_boxes(rows("x/a.png", "y/a.png"), path, 8)
+    assert lung_boxes(rows("x/a.png", "x/a.png"), path, 8).all()  # the same film twice
+
+
+def test_only_films_of_the_source_that_the_boxes_are_of_get_them(tmp_path):
+    path = boxes(tmp_path, [[0, 0, 200, 100]])
+    mixed = pd.concat([rows("x/a.png"), rows("y/a.png", source="figure1")])
+    assert lung_boxes(mixed, path, 8).any((1, 2)).tolist() == [True, False]
+    assert lung_boxes(mixed, path, 8, source="figure1").any((1, 2)).tolist() == [False, True]
+    with pytest.raises(CovidxrError, match="none of its 1 images is among the films of covid-chestxray.*has figure1"):
+        lung_boxes(mixed[1:], path, 8)
+    with pytest.raises(CovidxrError, match="none of its 1 images is among the films of covid-chestxray"):
+        lung_boxes(rows("b.png"), path, 8)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [NAN, 0, 10, 10],
+        [0, 0, 10, NAN],
+        [0, 0, float("inf"), 10],
+        [50, 50, -20, 10],
+        [50, 50, 20, 0],
+        [200, 0, 10, 10],
+        [0, 150, 10, 10],
+        [-30, 0, 30, 10],
+        [0, -30, 10, 20],
+    ],
+)
+def test_a_box_without_area_in_its_image_is_refused(tmp_path, box):
+    path = boxes(tmp_path, [[20, 10, 60, 80], box])
+    with pytest.raises(CovidxrError, match="boxes.json: (a box of a.png has no area within its 200×100|not a COCO)"):
+        lung_boxes(rows("a.png"), path, 8)
+
+
+def test_the_smallest_box_is_not_lost(tmp_path):
+    assert lung_boxes(rows("a.png"), boxes(tmp_path, [[100, 50, 1, 1]]), 8).sum() == 1
+    assert lung_boxes(rows("a.png"), boxes(tmp_path, [[199, 99, 1, 1]]), 8).sum() == 1
+
+
+@pytest.mark.parametrize("again", [{"id": 8}, {"file_name": "b.png"}])
+def test_images_that_stand_there_twice_are_refused(tmp_path, again):
+    image = {"id": 7, "file_name": "a.png", "width": 200, "height": 100}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"images": [image, image | again], "annotations": []}))
+    with pytest.raises(CovidxrError, match="an id or a file_name stands there for two images"):
+        lung_boxes(rows("a.png"), path, 8)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         "not JSON",
+        "[" * 100_000,
         "[]",
         "{}",
         '{"images": [{"id": 1}], "annotations": []}',

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from covidxr import pixels
+from covidxr.dataset import assemble, read_run, save_run
 from covidxr.decode import DecodeError, decode
 from covidxr.errors import CovidxrError
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
@@ -120,6 +124,49 @@ def test_a_cache_of_another_size_is_not_used(manifest, tmp_path, decoded):
     assert load_pixels(manifest, 9, cache).shape == (5, 9, 9) and len(decoded) == 10
 
 
+def test_the_cache_knows_films_by_content_and_not_by_name(manifest, tmp_path, decoded, film):
+    cache = tmp_path / "pixels.npz"
+    before = load_pixels(manifest, 8, cache)
+    film(manifest.path[2], seed=99)  # another film under the old name and path
+    after = load_pixels(manifest, 8, cache)
+    np.testing.assert_array_equal(after[2], decode(manifest.path[2], 8))
+    assert (after[2] != before[2]).any() and decoded[5:] == [manifest.path[2]]
+    # The same films under other names, in another folder.
+    (tmp_path / "moved").mkdir()
+    moved = [shutil.move(path, tmp_path / "moved" / f"{n}.png") for n, path in enumerate(manifest.path)]
+    renamed = pd.DataFrame({"image_id": list("edcba"), "path": list(map(str, moved))})
+    np.testing.assert_array_equal(load_pixels(renamed, 8, cache), after)
+    assert len(decoded) == 6
+    assert len(read_pixels(cache)[0]) == 5  # what no film of the manifest needs is not kept
+
+
+def test_the_cache_does_not_replace_a_film_that_is_gone(manifest, tmp_path):
+    load_pixels(manifest, 8, tmp_path / "pixels.npz")
+    Path(manifest.path[1]).unlink()
+    with pytest.raises(DecodeError, match="film 1.png: no such file"):
+        load_pixels(manifest, 8, tmp_path / "pixels.npz")
+
+
+def test_films_decoded_by_other_code_are_decoded_again(manifest, tmp_path, decoded, monkeypatch):
+    load_pixels(manifest, 8, tmp_path / "pixels.npz")
+    monkeypatch.setattr(pixels, "_decoder", lambda: b"other code")
+    load_pixels(manifest, 8, tmp_path / "pixels.npz")
+    assert len(decoded) == 10
+
+
+def test_the_same_content_twice_is_decoded_once(manifest, tmp_path, decoded):
+    twice = pd.concat([manifest, manifest.assign(image_id="again")])
+    films = load_pixels(twice, 8, tmp_path / "pixels.npz")
+    assert films.shape == (10, 8, 8) and (films[:5] == films[5:]).all() and len(decoded) == 5
+
+
+@pytest.mark.parametrize("seeds", [(0, 1)])
+def test_phantoms_of_another_seed_are_not_taken_for_those_of_this_one(seeds, tmp_path):
+    for seed in seeds:
+        made = assemble(per_class=2, image_size=32, seed=seed, work_dir=tmp_path / str(seed))
+        assert (load_pixels(made.manifest, 32, tmp_path / "pixels.npz") == made.pixels).all()
+
+
 @pytest.mark.parametrize("name", ["pixels.npz", "pixels", "pixels.old.cache"])
 def test_the_cache_may_have_any_name(name, manifest, tmp_path, decoded):
     films = load_pixels(manifest, 8, tmp_path / name)
@@ -155,7 +202,7 @@ def test_a_damaged_cache_is_a_sentence_and_is_built_anew(damage, manifest, tmp_p
     with pytest.raises(CovidxrError, match="pixels.npz is missing or damaged; run notebook 01"):
         read_pixels(cache)
     np.testing.assert_array_equal(load_pixels(manifest, 8, cache), films)
-    assert len(decoded) == 10 and read_pixels(cache)[0] == manifest.image_id.tolist()
+    assert len(decoded) == 10 and len(read_pixels(cache)[0]) == 5
 
 
 def test_a_save_that_fails_leaves_the_old_cache(manifest, tmp_path, monkeypatch):
@@ -188,9 +235,44 @@ def test_masks_are_scaled_like_films(tmp_path):
     assert masks[0, 5:, :4].all() and masks[0].sum() == 20 and not masks[1].any()
 
 
+def test_masks_of_any_depth_are_white_inside(tmp_path):
+    mask = np.zeros((20, 20), np.uint8)
+    mask[:10] = 255
+    for n, image in enumerate(
+        (Image.fromarray(mask > 0), Image.fromarray(mask // np.uint16(255)), Image.fromarray(mask).convert("RGBA"))
+    ):
+        image.save(tmp_path / f"{n}.png")
+        assert load_masks([str(tmp_path / f"{n}.png")], 20)[0].sum() == 200
+    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "none.png")
+    assert not load_masks([str(tmp_path / "none.png")], 20).any()
+
+
+def test_a_mask_of_zeros_and_ones_is_not_taken_for_an_empty_one(tmp_path):
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(DecodeError, match="mask.png: its brightest value is 1; the inside of a mask is white, 255"):
+        load_masks([str(tmp_path / "mask.png")], 20)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_mask_is_as_bounded_as_a_film(tmp_path):
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "mask.png")
+    with pytest.raises(DecodeError, match="no mask that can be read: more than 40,000,000 pixels are refused"):
+        load_masks([str(tmp_path / "mask.png")], 20)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no mask"])
 def test_a_mask_that_cannot_be_read_is_named(content, tmp_path):
     if content is not None:
         (tmp_path / "mask.png").write_bytes(content)
     with pytest.raises(DecodeError, match=r"mask.png: no mask that can be read"):
         load_masks([str(tmp_path / "mask.png")], 8)
+
+
+def test_a_run_folder_with_the_films_of_another_seed_is_refused(tmp_path):
+    for seed in (0, 1):
+        save_run(
+            tmp_path / f"run {seed}", assemble(per_class=2, image_size=32, seed=seed, work_dir=tmp_path / str(seed))
+        )
+    shutil.copy(tmp_path / "run 1" / "pixels.npz", tmp_path / "run 0" / "pixels.npz")
+    with pytest.raises(CovidxrError, match="pixels.npz is not of manifest.csv; run notebook 01_dataset_assembly again"):
+        read_run(tmp_path / "run 0")
