@@ -98,7 +98,7 @@ class AuditReport:
         said = f"{self.table.shortcut.sum()} of {len(self.table)} probes found a shortcut"
         if others.empty:
             return f"{said}; none of the others misses what it would be if all were well."
-        return f"{said}; {len(others)} of the others are not shown to be as if all were well: {'; '.join(others)}."
+        return f"{said}; {len(others)} of the others {'is' if len(others) == 1 else 'are'} not shown to be as if all were well: {'; '.join(others)}."
 
     def _lungs_alone(self):
         """That a network fails without lungs says little where lungs alone do not help it either."""

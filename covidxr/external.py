@@ -115,7 +115,7 @@ def _tails(source):
     path = Path(source).resolve()
     *folders, name = path.parts
     parts = [*folders, name if path.is_dir() else path.stem]
-    return ["/".join(parts[-depth:]) for depth in range(1, len(parts))]
+    return ["/".join(parts[-depth:]) for depth in range(1, max(2, len(parts)))]
 
 
 def read_external(

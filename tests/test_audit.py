@@ -306,7 +306,7 @@ def test_probes_that_miss_their_ideal_are_counted_beside_those_that_find_a_short
     )
     found = probe("class from 8×8 pixels", 0.9, 0.8, 1.0, shortcut=True, missed=True)
     assert in_short(fine, missed)[0] == (
-        "0 of 2 probes found a shortcut; 1 of the others are not shown to be as if all were well: heat inside the lungs."
+        "0 of 2 probes found a shortcut; 1 of the others is not shown to be as if all were well: heat inside the lungs."
     )
     assert in_short(fine, missed, found)[0].startswith("1 of 3 probes found a shortcut; 1 of the others")
     assert "none of the others" in in_short(fine, found)[0]

@@ -43,7 +43,7 @@ def run_notebook(name, **parameters):
 def finished(tmp_path_factory):
     """A run of two classes as the notebooks before 06 leave it, and two external sets, one with labels spelt otherwise."""
     folder = tmp_path_factory.mktemp("tb")
-    ours = phantom_table(folder, "ours", {"Normal": "Healthy", "Bacteria": "TB"}, 45, 0)
+    ours = phantom_table(folder, "ours", {"Normal": "Healthy", "Bacteria": "TB"}, 30, 0)
     made = assemble([ours], classes=CLASSES, per_class=None, image_size=32, work_dir=folder)
     manifest = split_manifest(made.manifest, test=0.3, validation=0.2)
     save_run(folder / "run", made._replace(manifest=manifest))
@@ -105,6 +105,14 @@ def test_a_run_without_a_positive_class_ends_and_says_what_it_left_out(run, caps
     assert metrics["audit"] and metrics["external"]["north"]["sensitivity"] is None
     assert 0 <= metrics["external"]["north"]["accuracy"] <= 1 and "south, 24 films: no number" in said
     assert "06_audit" in figures(given) and "07_reliability" not in figures(given)
+
+
+@pytest.mark.parametrize("positive", [None, "TB"])
+def test_without_an_external_set_there_is_nothing_that_fails(positive, run):
+    given, _ = run
+    run_notebook("07", **given, external=[], positive=positive)
+    metrics = read_json(f"{given['run_dir']}/metrics.json")
+    assert metrics["external"] == {} and (metrics["internal"]["sensitivity"] is None) == (positive is None)
 
 
 @pytest.mark.parametrize("name", ["06", "07"])
