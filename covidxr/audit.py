@@ -13,7 +13,14 @@ import pandas as pd
 
 from covidxr.errors import CovidxrError
 from covidxr.memory import memory
-from covidxr.network_probes import POSITIVE, heat_probe, probabilities_table, same_place, without_lungs
+from covidxr.network_probes import (
+    counted,
+    heat_probe,
+    positive_class,
+    probabilities_table,
+    same_place,
+    without_lungs,
+)
 from covidxr.pixels import load_masks
 from covidxr.probes import grouped_predictions, less_than_a_lung, pixel_features, whose_film
 from covidxr.splits import check_manifest, patient_keys
@@ -31,7 +38,8 @@ class AuditReport:
     ----------
     table : pandas.DataFrame
         Index ``probe``; columns ``topic``, ``value``, ``low``, ``high`` (95 % interval), ``chance``, ``ideal`` (what it would
-        be if all were well), ``n``, ``verdict`` and ``shortcut`` (whether something other than disease is, or can be, read).
+        be if all were well), ``n``, ``verdict``, ``shortcut`` (whether something other than disease is, or can be, read) and
+        ``missed_ideal`` (whether it is not shown to be as its ideal says, shortcut or not).
     answers : dict
         Where there was a model, its predictions as `covidxr.evaluate.prediction_table` gives them: of the ``test films``, and
         of each unseen set by its name.
@@ -39,11 +47,13 @@ class AuditReport:
     Examples
     --------
     >>> from covidxr.verdicts import LUNGS, Probe
-    >>> row = Probe("class from the corners", LUNGS, 0.9, 0.8, 0.95, 0.5, "0.50", 40, "tells the class", True)
+    >>> row = Probe("class from the corners", LUNGS, 0.9, 0.8, 0.95, 0.5, "0.50", 40, "tells the class", True, True)
     >>> report = AuditReport(pd.DataFrame([row]).set_index("probe"))
     >>> report.to_dict()["class from the corners"]["interval"]
     [0.8, 0.95]
-    >>> report.sentences()[1]
+    >>> report.in_short()[0]
+    '1 of 1 probes found a shortcut; none of the others misses what it would be if all were well.'
+    >>> report.sentences()[-1]
     'Without reading a lung, the class from the corners is told in 0.90 of the films: 80% of the way from chance to perfect.'
     """
 
@@ -68,18 +78,62 @@ class AuditReport:
         Returns
         -------
         list of str
-            One sentence a probe, and then what the readers without lungs come to.
+            One sentence a probe, and then `in_short`.
         """
-        return [*(in_words(row) for row in self.table.reset_index().itertuples()), self._in_short()]
+        return [*(in_words(row) for row in self.table.reset_index().itertuples()), *self.in_short()]
 
-    def _in_short(self):
+    def in_short(self) -> list:
+        """What the probes come to.
+
+        Returns
+        -------
+        list of str
+            How many found a shortcut, and which others miss their ideal; where a network was asked without lungs, what it
+            makes of lungs alone; and what the readers without lungs tell, or how much of it could have gone unseen.
+        """
+        return [self._counts(), *self._lungs_alone(), self._without_lungs()]
+
+    def _counts(self):
+        others = self.table[self.table.missed_ideal & ~self.table.shortcut].index
+        said = f"{self.table.shortcut.sum()} of {len(self.table)} probes found a shortcut"
+        if others.empty:
+            return f"{said}; none of the others misses what it would be if all were well."
+        return f"{said}; {len(others)} of the others {'is' if len(others) == 1 else 'are'} not shown to be as if all were well: {'; '.join(others)}."
+
+    def _lungs_alone(self):
+        """That a network fails without lungs says little where lungs alone do not help it either."""
+        names = ["the network, lungs blacked out", "the network, nothing but lungs"]
+        if not set(names) <= set(self.table.index):
+            return []
+        gone, alone = (self.table.loc[name] for name in names)
+        lost = f"not told from chance, though as much as {gone.high:.2f} could have gone unseen"
+        lost = f"above chance ({gone.chance:.2f}), so it does not need them" if gone.low > gone.chance else lost
+        kept = "above chance" if alone.low > alone.chance else "not told from chance, so it is not shown to read lungs"
+        kept = "well above chance" if not alone.missed_ideal else kept
+        without, only = (f"{row.value:.2f} (95 % CI {row.low:.2f}–{row.high:.2f})" for row in (gone, alone))
+        return [
+            f"The network without lungs is right in {without} of the images, {lost}; with nothing but lungs in {only}, {kept}."
+        ]
+
+    def _without_lungs(self):
+        readers = self.table[self.table.index.str.startswith("class from")]
+        if readers.empty:
+            return "No reader without lungs was asked for the class."
         best = self.ranked()
-        best = best[best.index.str.startswith("class from")]
-        if best.empty:
-            return "No reader without lungs tells the class."
-        name, row = best.index[0], best.iloc[0]
-        told = f"Without reading a lung, the {name} is told in {row.value:.2f} of the films"
-        return f"{told}: {row.gained:.0%} of the way from chance to perfect."
+        best = best[best.index.isin(readers.index)]
+        if len(best):
+            name, row = best.index[0], best.iloc[0]
+            told = f"Without reading a lung, the {name} is told in {row.value:.2f} of the films"
+            return f"{told}: {row.gained:.0%} of the way from chance to perfect."
+        way = pd.Series([gained(row.high, row.chance) for row in readers.itertuples()], readers.index)
+        row, above = readers.loc[way.idxmax()], readers.index[readers.low > readers.chance]
+        found = f"No reader without lungs is shown to tell the class of these {row.n} images"
+        if len(above):  # by what disease alone can do, where lungs are not painted out
+            found = f"What is told of the class of these {row.n} images ({'; '.join(above)}) may be disease"
+        return (
+            f"{found}, but {way.max():.0%} of the way from chance to perfect could have gone unseen: the {way.idxmax()} is told "
+            f"in {row.value:.2f} of them (95 % CI {row.low:.2f}–{row.high:.2f}), chance {row.chance:.2f}."
+        )
 
     def to_dict(self) -> dict:
         """The report as it goes into ``metrics.json``.
@@ -88,7 +142,7 @@ class AuditReport:
         -------
         dict
             Probe to ``topic``, ``value``, ``interval``, ``chance`` (None where it means nothing), ``ideal``, ``n``,
-            ``verdict`` and ``shortcut``.
+            ``verdict``, ``shortcut`` and ``missed_ideal``.
         """
         return {
             probe: {
@@ -100,7 +154,9 @@ class AuditReport:
         }
 
 
-def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=None, seed=0) -> AuditReport:
+def shortcut_audit(
+    manifest, pixels, model=None, lungs=None, *, unseen=(), heat=None, seed=0, positive=None
+) -> AuditReport:
     """Measure how far a data set, and a model trained on it, can do without the lungs.
 
     Parameters
@@ -121,6 +177,9 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=
         The section ``grad_cam`` of ``metrics.json``.
     seed : int
         Seed of the folds.
+    positive : str, optional
+        The class that is asked about against the others, as for `covidxr.network_probes.positive_class`; where there is none,
+        the network is not asked about disease within a source, nor how sure it is in unseen sources.
 
     Returns
     -------
@@ -130,7 +189,8 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=
     ------
     CovidxrError
         When the manifest breaks its contract, its rows, `pixels`, `lungs` or the outputs of `model` do not fit each
-        other, there is only one class, or a class has only one patient.
+        other, there is only one class, a class has only one patient, `positive` is none of the classes, or two unseen sets have
+        one name.
 
     References
     ----------
@@ -151,6 +211,7 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=
     ('tells the class', 'class from 4×4 pixels')
     """
     _check(manifest, pixels, lungs)
+    positive = positive_class(list(manifest.label.unique()), positive)
     manifest = manifest.reset_index(drop=True)
     lungs = _own_masks(manifest, pixels.shape[1]) if lungs is None else lungs
     answers = {} if model is None else _answers(model, manifest, pixels, unseen)
@@ -158,7 +219,7 @@ def shortcut_audit(manifest, pixels, model=None, lungs=None, *, unseen=(), heat=
         *less_than_a_lung(manifest, pixels, lungs, seed),
         *whose_film(manifest, pixels, seed),
         *memory(manifest, pixels, seed),
-        *([] if model is None else _of_the_network(manifest, pixels, model, lungs, answers)),
+        *([] if model is None else _of_the_network(manifest, pixels, model, lungs, answers, positive)),
         *heat_probe(heat or {}),
     ]
     probes.sort(key=lambda probe: TOPICS.index(probe.topic))
@@ -189,17 +250,21 @@ def _asked(manifest):
 
 def _answers(model, manifest, pixels, unseen):
     classes, asked = list(manifest.label.unique()), _asked(manifest)
-    sets = {"test films": (manifest[asked], pixels[asked])} | {one.name: (one.manifest, one.pixels) for one in unseen}
-    return {name: probabilities_table(model, *films, classes) for name, films in sets.items()}
+    sets = [("test films", manifest[asked], pixels[asked]), *((one.name, one.manifest, one.pixels) for one in unseen)]
+    names = [name for name, *_ in sets]
+    if len(set(names)) < len(names):
+        raise CovidxrError(f"two sets of images have one name, of {', '.join(names)}; give each unseen set its own")
+    return {name: probabilities_table(model, *films, classes) for name, *films in sets}
 
 
-def _of_the_network(manifest, pixels, model, lungs, answers):
+def _of_the_network(manifest, pixels, model, lungs, answers, positive):
     classes, asked = list(manifest.label.unique()), _asked(manifest)
     found = [] if lungs is None else without_lungs(model, manifest[asked], pixels[asked], lungs[asked], classes)
-    if POSITIVE in classes:
+    if positive:
         learnt = set(patient_keys(manifest[~asked]))
-        everywhere = pd.concat(answers.values(), ignore_index=True)
+        known = [rows[counted(rows.label, classes, positive)] for rows in answers.values()]
+        everywhere = pd.concat(known, ignore_index=True)
         everywhere = everywhere[~patient_keys(everywhere).isin(learnt)]
-        found += same_place(everywhere)
-        found += sureness_elsewhere(everywhere[~everywhere.source.isin(set(manifest.source))])
+        found += same_place(everywhere, positive)
+        found += sureness_elsewhere(everywhere[~everywhere.source.isin(set(manifest.source))], positive)
     return found + sureness(answers["test films"])

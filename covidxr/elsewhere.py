@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from covidxr.network_probes import POSITIVE, is_healthy
+
 MEASURES = {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC"}
 
 
@@ -13,7 +15,7 @@ def side_by_side(results) -> pd.DataFrame:
     Parameters
     ----------
     results : dict
-        Name to metrics from `covidxr.external.evaluate_external`, with settings; the run's own test films first.
+        Name to metrics from `covidxr.external.evaluate_external`; the run's own test films first.
 
     Returns
     -------
@@ -31,10 +33,10 @@ def side_by_side(results) -> pd.DataFrame:
         name: {
             "n": found["n"],
             **{key: found[key] for key in MEASURES},
-            "sensitivity at threshold": found["at_threshold"]["sensitivity"],
-            "specificity at threshold": found["at_threshold"]["specificity"],
+            "sensitivity at threshold": found.get("at_threshold", {}).get("sensitivity"),
+            "specificity at threshold": found.get("at_threshold", {}).get("specificity"),
             **{key: found[key] for key in ("calibration_error", "brier")},
-            "calibration_error after temperature": found["tempered"]["calibration_error"],
+            "calibration_error after temperature": found.get("tempered", {}).get("calibration_error"),
         }
         for name, found in results.items()
     }
@@ -65,19 +67,21 @@ def with_intervals(results) -> pd.DataFrame:
         for name, found in results.items():
             rows[f"{word}, {name}"] = _row(found, key)
         for name, found in results.items() if key != "auc" else ():
-            rows[f"{word} at threshold, {name}"] = _row(found["at_threshold"], key)
-    table = pd.DataFrame.from_dict({name: row for name, row in rows.items() if row}, orient="index")
-    table.columns = ["value", "low", "high"]
+            rows[f"{word} at threshold, {name}"] = _row(found.get("at_threshold", {}), key)
+    measured = {name: row for name, row in rows.items() if row}
+    table = pd.DataFrame.from_dict(measured, orient="index", columns=["value", "low", "high"])
     return table.assign(chance=[0.5 if name.startswith("AUC") else float("nan") for name in table.index])
 
 
-def comparison(results) -> list:
+def comparison(results, positive=POSITIVE) -> list:
     """What the numbers come to, in words: every set, its strange labels, and whether it falls short of the run's own test films.
 
     Parameters
     ----------
     results : dict
         As for `side_by_side`; the first is what the others are compared with.
+    positive : str or None
+        The class that was asked about.
 
     Returns
     -------
@@ -98,11 +102,11 @@ def comparison(results) -> list:
     (_, inside), *others = results.items()
     said = number_sentences(results)
     for name, found in others:
-        said += _strange_labels(name, found)
+        said += _strange_labels(name, found, positive)
         said += [_against(name, key, found, inside) for key in MEASURES if _row(found, key) and _row(inside, key)]
         if found["specificity"] is not None and found["specificity"] < 0.5:
             said.append(
-                f"In {name} {100 * (1 - found['specificity']):.0f} of 100 films without COVID-19 are called COVID-19."
+                f"In {name} {100 * (1 - found['specificity']):.0f} of 100 films without {positive} are called {positive}."
             )
     return said
 
@@ -142,24 +146,31 @@ def _all_numbers(name, found):
         said.append(
             f"at the threshold of {at['threshold']:.2f} fixed on validation films ({at['rule']}) " + ", ".join(fixed)
         )
-    if "calibration_error" in found:
+    if found.get("calibration_error") is not None:
         error = _number((found["calibration_error"], *found["calibration_error_interval"]))
         said.append(f"calibration error {error}, by chance {found['calibration_chance']:.2f}")
-    return f"{name}, {found['n']} films: {'; '.join(said)}."
+    if not said and found.get("accuracy") is not None:
+        said = [f"accuracy {_number(_row(found, 'accuracy'))}, on films whose label is a class of the network"]
+    return f"{name}, {found['n']} films: {'; '.join(said) or 'no number, as no label there is a class of the network'}."
 
 
 def _number(row):
     return "{:.2f} ({:.2f} to {:.2f})".format(*row)
 
 
-def _strange_labels(name, found):
+def _strange_labels(name, found, positive):
     """Labels that are no class of the network: as it should be for other diseases, not for a class spelt otherwise."""
-    return [
-        f"In {name} {sum(answers.values())} films are labelled {label}, which is no class of the network "
-        f"({', '.join(answers)}): they count as films without COVID-19. `label_map` renames labels."
-        for label, answers in found.get("called", {}).items()
-        if label not in answers
-    ]
+    said = []
+    for label, answers in found.get("called", {}).items():
+        if label in answers:
+            continue
+        counts = f"they count as films without {positive}" if positive else "they count in no number"
+        if found.get("uncounted") and not is_healthy([label]).any():
+            counts = f"no film there is labelled {positive}, so these may be it, and they count in no number"
+        n, classes = sum(answers.values()), ", ".join(answers)
+        about = f"In {name} {n} films are labelled {label}, which is no class of the network ({classes})"
+        said.append(f"{about}: {counts}. `label_map` renames labels.")
+    return said
 
 
 def _against(name, key, found, inside):

@@ -35,8 +35,8 @@ def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how)
     -------
     pandas.DataFrame
         A row for each film of a source left out, with its number in the manifest as index: ``score`` (probability of
-        `positive`) and ``called`` (whether that class is the most probable). None for sources without which the others lack one
-        side.
+        `positive`) and ``called`` (whether that class is the most probable). None for sources without which the others have
+        fewer than two patients of one side.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def left_out_scores(features, manifest, together=None, positive=POSITIVE, **how)
     _copies(features, manifest)
     sources, ill = manifest.source.to_numpy(dtype=str), (manifest.label == positive).to_numpy()
     outs = [np.isin(sources, together)] if together else [sources == name for name in np.unique(sources)]
-    askable = [out for out in outs if len(set(ill[to_fit_on(manifest, out)])) == 2]
+    askable = [out for out in outs if can_fit(manifest, to_fit_on(manifest, out), ill)]
     scores = [score_outside(features, manifest, out, positive, **how) for out in askable]
     return pd.concat([_nothing(), *scores]).sort_index()
 
@@ -95,6 +95,12 @@ def to_fit_on(manifest, outside) -> np.ndarray:
     """
     together = kept_together(manifest.reset_index(drop=True))
     return ~together.isin(together[outside]).to_numpy()
+
+
+def can_fit(manifest, inside, ill) -> bool:
+    """Whether there are two patients of either kind among the films to fit on."""
+    people = patient_keys(manifest)[inside].groupby(np.asarray(ill)[inside]).nunique()
+    return len(people) == 2 and people.min() > 1
 
 
 def score_outside(features, manifest, outside, positive=POSITIVE, **how) -> pd.DataFrame:
@@ -142,7 +148,7 @@ def leave_one_source_out(features, manifest, positive=POSITIVE, **how) -> pd.Dat
     pandas.DataFrame
         Index ``source``; columns ``n_positive``, ``n_negative``, ``sensitivity``, ``specificity`` (at the most probable class),
         ``auc`` (within that source, where it has both), each with ``_low`` and ``_high``. No row for a source without which the
-        others lack one side; an empty table where that is so of all.
+        others have fewer than two patients of one side; an empty table where that is so of all.
 
     Raises
     ------
@@ -175,15 +181,17 @@ def _trial(films):
     return row
 
 
-def trial_sentences(trials, positive=POSITIVE) -> list:
+def trial_sentences(trials, positive=POSITIVE, sources=()) -> list:
     """Say in words what came of leaving sources out.
 
     Parameters
     ----------
     trials : pandas.DataFrame
         From `leave_one_source_out`.
-    positive : str
+    positive : str or None
         The class against all others.
+    sources : iterable of str
+        All of the run's sources; of those that are not in `trials` it is said why.
 
     Returns
     -------
@@ -192,14 +200,19 @@ def trial_sentences(trials, positive=POSITIVE) -> list:
     Examples
     --------
     >>> trial_sentences(pd.DataFrame())[0]
-    'No source can be left out: without any of them, the others lack COVID-19 films or all other films.'
+    'No source can be left out: without any of them, the others lack two patients with COVID-19, or two without.'
     """
+    if positive is None:
+        return ["No source is left out, as no class is named as the positive one."]
+    lack = f"the others lack two patients with {positive}, or two without"
     if trials.empty:
         return [
-            f"No source can be left out: without any of them, the others lack {positive} films or all other films.",
+            f"No source can be left out: without any of them, {lack}.",
             "So this selection cannot say what a reader fitted on it does in a place that it has not seen.",
         ]
-    return [f"{source}, left out: {_numbers(row, positive)}." for source, row in trials.iterrows()]
+    said = [f"{source}, left out: {_numbers(row, positive)}." for source, row in trials.iterrows()]
+    absent = [source for source in dict.fromkeys(sources) if source not in trials.index]
+    return said + [f"{source} cannot be left out: without it, {lack}." for source in absent]
 
 
 def _numbers(row, positive):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -31,7 +32,7 @@ def memory(manifest, pixels, seed=0) -> list:
     Returns
     -------
     list of Probe
-        The first only where ten patients have several films.
+        The first only where ten patients have several films, and each class two patients.
 
     Examples
     --------
@@ -44,7 +45,9 @@ def memory(manifest, pixels, seed=0) -> list:
     """
     patients = patient_keys(manifest).to_numpy(dtype=str)
     several = np.unique(patients, return_counts=True)[1] > 1
-    found = [_gain(manifest.label.to_numpy(dtype=str), pixels, patients, seed)] if several.sum() >= FEWEST else []
+    labels = manifest.label.to_numpy(dtype=str)
+    enough = several.sum() >= FEWEST and pd.Series(patients).groupby(labels).nunique().min() > 1
+    found = [_gain(labels, pixels, patients, seed)] if enough else []
     return found + (_across(manifest, pixels, patients) if (manifest.split == "test").any() else [])
 
 
@@ -58,7 +61,7 @@ def _gain(labels, pixels, patients, seed):
     low, high = bootstrap_interval(lambda rows: difference[rows].mean(), patients, draws=500)
     verdict = "patients are recognised, so split by patient" if low > 0 else NOT_TOLD
     name, value = "accuracy gained by splitting by image", float(difference.mean())
-    return Probe(name, MEMORY, value, low, high, 0.0, "0.00", len(labels), verdict)
+    return Probe(name, MEMORY, value, low, high, 0.0, "0.00", len(labels), verdict, missed_ideal=low > 0)
 
 
 def _nearest(x, labels, folding, groups, seed):
@@ -67,7 +70,7 @@ def _nearest(x, labels, folding, groups, seed):
     correct = np.zeros(len(x), dtype=bool)
     for train, test in folding(int(min(5, fewest)), shuffle=True, random_state=seed).split(x, labels, groups):
         nearest = KNeighborsClassifier(1).fit(x[train], labels[train])
-        correct[test] = nearest.predict(x[test]) == labels[test]
+        correct[test] = nearest.predict(x[test]) == labels[test] if len(test) else []
     return correct
 
 
@@ -84,5 +87,5 @@ def _across(manifest, pixels, patients):
 
 def _straddling(name, hits, patients):
     low, high = share_interval(hits, patients)
-    verdict = f"{hits.sum()} of {len(hits)}" if hits.any() else "none"
-    return Probe(name, MEMORY, float(hits.mean()), low, high, np.nan, "0.00", len(hits), verdict, bool(hits.any()))
+    verdict, any_hit = f"{hits.sum()} of {len(hits)}" if hits.any() else "none", bool(hits.any())
+    return Probe(name, MEMORY, float(hits.mean()), low, high, np.nan, "0.00", len(hits), verdict, any_hit, any_hit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from covidxr.errors import CovidxrError
+from covidxr.errors import CovidxrError, unknown
 from covidxr.evaluate import predict, prediction_table
 from covidxr.heat import black_out, blur_out
 from covidxr.intervals import auc_with_interval
@@ -14,7 +14,128 @@ from covidxr.splits import patient_keys
 from covidxr.verdicts import HEAT, LUNGS, NOT_TOLD, PLACE, Probe, accuracy_probe, gained
 
 POSITIVE = "COVID-19"
-HEALTHY = ("Normal", "No finding")
+HEALTHY = ("normal", "no finding", "healthy")  # however they are capitalised
+
+
+def positive_class(classes, positive=None) -> str | None:
+    """The class to ask about against all others: `positive`, else COVID-19 where it is a class, else None.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        The run's classes.
+    positive : str, optional
+        The one that is wanted.
+
+    Returns
+    -------
+    str or None
+
+    Raises
+    ------
+    CovidxrError
+        When `positive` is none of the classes.
+
+    Examples
+    --------
+    >>> positive_class(["Normal", "COVID-19"]), positive_class(["Healthy", "TB"], "TB"), positive_class(["Healthy", "TB"])
+    ('COVID-19', 'TB', None)
+    """
+    if positive is None:
+        return POSITIVE if POSITIVE in classes else None
+    if positive not in classes:
+        raise unknown("class as `positive`:", positive, classes)
+    return positive
+
+
+def positive_sentences(classes, positive) -> list:
+    """Say which class is asked about, or what is left out where none is.
+
+    Examples
+    --------
+    >>> positive_sentences(["Healthy", "TB"], "TB")
+    ['The positive class is TB, against Healthy.']
+    >>> positive_sentences(["Healthy", "TB"], None)[1]
+    'The parameter `positive` names one of its classes: Healthy, TB.'
+    """
+    if positive:
+        return [f"The positive class is {positive}, against {', '.join(one for one in classes if one != positive)}."]
+    return [
+        f"The run has no class {POSITIVE} and no other was named, so whatever asks for one class against the others is left out: "
+        "sensitivity, specificity and AUC, thresholds and calibration in other sets, sources left out, steps of care, unseen "
+        "places, and in the audit disease within one source and sureness in unseen sources.",
+        f"The parameter `positive` names one of its classes: {', '.join(classes)}.",
+    ]
+
+
+def is_healthy(labels) -> pd.Series:
+    """Which labels say that nothing was found, whatever the network's classes are called."""
+    return pd.Series(labels).astype(str).str.casefold().str.replace("_", " ").isin(HEALTHY)
+
+
+def counted(labels, classes, positive=POSITIVE) -> np.ndarray:
+    """Which images are known to be of the positive class, or known not to be.
+
+    A label that is no class of the network is another disease, or the positive class spelt otherwise. Where a set labels
+    images with the positive class, its other labels are other diseases; where it does not, nobody can tell, and such images
+    count for nothing.
+
+    Parameters
+    ----------
+    labels : array_like of str
+        Of the N images of one set.
+    classes : sequence of str
+        The network's classes.
+    positive : str
+        One of them.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``bool``, shape (N,).
+
+    Examples
+    --------
+    >>> counted(["COVID-19", "SARS", "Normal"], ["Normal", "COVID-19"]).tolist()
+    [True, True, True]
+    >>> counted(["covid", "No finding", "Normal"], ["Normal", "COVID-19"]).tolist()
+    [False, True, True]
+    """
+    labels = pd.Series(np.asarray(labels, dtype=str))
+    return (labels.isin(list(classes)) | is_healthy(labels) | (labels == positive).any()).to_numpy(dtype=bool)
+
+
+def scores_of(tables, classes, positive) -> dict:
+    """What each set's images were called, as far as it is known of them whether they are of the positive class.
+
+    Parameters
+    ----------
+    tables : dict
+        Name to predictions, as of `covidxr.evaluate.prediction_table`.
+    classes : sequence of str
+        The network's classes.
+    positive : str or None
+        One of them.
+
+    Returns
+    -------
+    dict
+        Name to a frame with ``ill``, ``score``, ``called`` and ``patient``, as `covidxr.never_seen.score_summary` takes it; without
+        sets of which nothing is `counted`, and empty where there is no positive class.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"label": ["TB"], "predicted": "TB", "p_TB": 0.9, "source": "x", "patient_id": "7"})
+    >>> scores_of({"north": rows}, ["Healthy", "TB"], "TB")["north"].values.tolist()
+    [[True, 0.9, True, 'x/7']]
+    """
+    found = {}
+    for name, rows in tables.items() if positive else ():
+        rows = rows[counted(rows.label, classes, positive)]
+        about = {"ill": rows.label == positive, "score": rows[f"p_{positive}"], "called": rows.predicted == positive}
+        if len(rows):
+            found[name] = pd.DataFrame({**about, "patient": patient_keys(rows)})
+    return found
 
 
 def without_lungs(model, manifest, pixels, lungs, classes) -> list:
@@ -65,13 +186,15 @@ def without_lungs(model, manifest, pixels, lungs, classes) -> list:
     return found
 
 
-def same_place(predictions) -> list:
-    """COVID-19 against other disease within each source, where knowing the source helps nobody.
+def same_place(predictions, positive=POSITIVE) -> list:
+    """The positive class against other disease within each source, where knowing the source helps nobody.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
         From `covidxr.evaluate.prediction_table`, of films that the network was not trained on.
+    positive : str
+        The class against the others.
 
     Returns
     -------
@@ -86,16 +209,17 @@ def same_place(predictions) -> list:
     ('COVID-19 against other disease within s', 1.0, 'well above chance')
     """
     found = []
-    for source, rows in predictions[~predictions.label.isin(HEALTHY)].groupby("source"):
-        ill, score = (rows.label == POSITIVE).to_numpy(), rows[f"p_{POSITIVE}"].to_numpy()
+    for source, rows in predictions[~is_healthy(predictions.label)].groupby("source"):
+        ill, score = (rows.label == positive).to_numpy(), rows[f"p_{positive}"].to_numpy()
         patients = patient_keys(rows).to_numpy(dtype=str)
         if min(len(set(patients[ill])), len(set(patients[~ill]))) < FEWEST:
             continue
         value, (low, high) = auc_with_interval(ill, score, patients)
         verdict = NOT_TOLD if low <= 0.5 else "well above chance" if gained(value, 0.5) > 0.5 else "above chance"
         verdict = "worse than chance" if high < 0.5 else verdict
-        name = f"{POSITIVE} against other disease within {source}"
-        found.append(Probe(name, PLACE, value, low, high, 0.5, "well above chance", len(rows), verdict))
+        name, ideal = f"{positive} against other disease within {source}", "well above chance"
+        missed = verdict != ideal
+        found.append(Probe(name, PLACE, value, low, high, 0.5, ideal, len(rows), verdict, missed_ideal=missed))
     return found
 
 
@@ -127,7 +251,7 @@ def heat_probe(heat) -> list:
         verdict += f", but not above {next(name for name in yardsticks if name not in above)}"
     ideal = f"above chance and above untrained networks ({yardsticks['untrained networks']:.2f})"
     name, value = "heat inside the lungs", heat["heat_in_lungs"]
-    return [Probe(name, HEAT, value, low, high, heat["chance"], ideal, heat["n"], verdict)]
+    return [Probe(name, HEAT, value, low, high, heat["chance"], ideal, heat["n"], verdict, missed_ideal=len(above) < 2)]
 
 
 def probabilities_table(model, manifest, pixels, classes) -> pd.DataFrame:

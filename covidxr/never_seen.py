@@ -81,7 +81,7 @@ def run_scores(run_dir, together, positive=POSITIVE) -> dict:
     Raises
     ------
     CovidxrError
-        When the run has no predictions of external sets, or none of these sources.
+        When the run has no predictions of external sets, none of these sources, or no such class.
 
     Examples
     --------
@@ -97,6 +97,9 @@ def run_scores(run_dir, together, positive=POSITIVE) -> dict:
     for source in together:
         if source not in set(rows.source):
             raise unknown(f"external set of {run_dir}", source, sorted(set(rows.source)))
+    if f"p_{positive}" not in rows:
+        classes = [name.removeprefix("p_") for name in rows.columns if name.startswith("p_")]
+        raise unknown(f"class of {run_dir}:", positive, classes)
     films = rows[rows.source.isin(together)]
     films = films.assign(score=films[f"p_{positive}"], called=films.predicted == positive)
     return _by_other_label(Path(run_dir).name, films, positive)

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from covidxr.intervals import bootstrap_interval
-from covidxr.leave_out import score_outside, to_fit_on
+from covidxr.leave_out import can_fit, score_outside, to_fit_on
 from covidxr.network_probes import POSITIVE
 from covidxr.never_seen import CARE
 from covidxr.probes import FEWEST
@@ -58,7 +58,7 @@ def unseen_place_scores(features, manifest, positive=POSITIVE) -> dict:
     dict
         For each place with 10 patients of both kinds, and each reader, ``"with care, in a place"`` to a frame of its films:
         ``ill``, ``score``, ``called``, ``patient``, as `covidxr.never_seen.score_summary` takes it. Empty where there is no such
-        place, or without it nothing on both sides to fit on.
+        place, or without it fewer than two patients of one side to fit on.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def unseen_place_scores(features, manifest, positive=POSITIVE) -> dict:
     found = {}
     for place in _with_both(films):
         there = (films.place == place).to_numpy()
-        if films.ill[to_fit_on(manifest, there)].nunique() < 2:
+        if not can_fit(manifest, to_fit_on(manifest, there), films.ill):
             continue
         for name, how in CARE.items():
             scores = score_outside(features, manifest, there, positive, **how)
@@ -88,13 +88,15 @@ def _with_both(films):
     return patients.index[patients.min(axis=1, skipna=False) >= FEWEST]
 
 
-def care_sentences(curves) -> list:
+def care_sentences(curves, positive=POSITIVE) -> list:
     """Say in words whether care for sources is a gain in places with both kinds.
 
     Parameters
     ----------
     curves : dict
         From `unseen_place_scores`.
+    positive : str or None
+        The class against all others.
 
     Returns
     -------
@@ -106,8 +108,10 @@ def care_sentences(curves) -> list:
     >>> care_sentences({})
     ['No place has ten patients with COVID-19 and ten without, and leaves both kinds elsewhere.']
     """
+    if positive is None:
+        return ["No place is left out, as no class is named as the positive one."]
     if not curves:
-        return [f"No place has ten patients with {POSITIVE} and ten without, and leaves both kinds elsewhere."]
+        return [f"No place has ten patients with {positive} and ten without, and leaves both kinds elsewhere."]
     without, with_care = CARE
     places = [name.removeprefix(f"{without}, in ") for name in curves if name.startswith(without)]
     return [_against(place, *(curves[f"{name}, in {place}"] for name in (without, with_care))) for place in places]

@@ -67,7 +67,7 @@ def fit_reader(x, labels, sources, patients, balanced=True, discriminant=True, s
     Raises
     ------
     CovidxrError
-        When there is but one class.
+        When there is but one class, or one patient, or each class has one film, or a feature is not finite.
 
     References
     ----------
@@ -89,6 +89,10 @@ def fit_reader(x, labels, sources, patients, balanced=True, discriminant=True, s
     classes = np.unique(labels)
     if len(classes) < 2:
         raise CovidxrError(f"a reader needs films of two classes, all {len(labels)} are {', '.join(classes)}")
+    if not np.isfinite(x).all():
+        raise CovidxrError(
+            "features hold values that are not finite; check the images and weights that they are made from"
+        )
     weights = cell_weights(labels, sources if balanced else np.full(len(labels), ""))
     means, scales = np.average(x, axis=0, weights=weights), x.std(axis=0) + 1e-6
     left, size, axes = svd((x - means) / scales, full_matrices=False)
@@ -106,7 +110,15 @@ def fit_reader(x, labels, sources, patients, balanced=True, discriminant=True, s
 
 def _folds(labels, sources, patients, seed):
     cells = np.char.add(np.char.add(labels, "/"), sources)
-    folds = StratifiedGroupKFold(min(5, len(np.unique(patients))), shuffle=True, random_state=seed)
+    if np.unique(cells, return_counts=True)[1].max() < 2:
+        cells = labels
+    fewest = min(5, len(np.unique(patients)), np.unique(cells, return_counts=True)[1].max())
+    if fewest < 2:
+        raise CovidxrError(
+            f"a reader needs two patients, and two films of one class; there are {len(np.unique(patients))} patients with "
+            f"{len(labels)} films of {', '.join(np.unique(labels))}: add films"
+        )
+    folds = StratifiedGroupKFold(fewest, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a cell with fewer films than folds cannot be in all of them
         return list(folds.split(labels, cells, patients))
@@ -125,8 +137,10 @@ def _fit_discriminant(x, labels, weights, classes):
 
 def _fit_logistic(x, labels, weights, classes):
     """The same by logistic regression; scikit-learn has one column for two classes together, none for absent ones."""
-    found = LogisticRegression(C=PENALTY, max_iter=1000, tol=0.01).fit(x, labels, sample_weight=weights)
     kernel = np.zeros((x.shape[1], len(classes)))
+    if len(np.unique(labels)) < 2:
+        return kernel
+    found = LogisticRegression(C=PENALTY, max_iter=1000, tol=0.01).fit(x, labels, sample_weight=weights)
     kernel[:, np.searchsorted(classes, found.classes_)] = (
         np.stack([-found.coef_[0] / 2, found.coef_[0] / 2], axis=1) if len(found.classes_) == 2 else found.coef_.T
     )

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from covidxr.intervals import auc_with_interval, bootstrap_interval
-from covidxr.leave_out import left_out_scores, score_outside
+from covidxr.leave_out import can_fit, left_out_scores, score_outside, to_fit_on
 from covidxr.network_probes import POSITIVE
 from covidxr.probes import FEWEST
 from covidxr.splits import patient_keys
@@ -40,8 +40,9 @@ def compare_steps(steps, manifest, positive=POSITIVE) -> pd.DataFrame:
     pandas.DataFrame
         Index ``step``. ``carried``: each source is left out in turn; of `positive` films and of the others of each source, the
         share told right, and the mean of these shares (chance 0.5). ``against`` and ``gained``: the difference to that step,
-        film by film. ``within``: the area under the ROC curve in the source with the most films of both sides, other patients of which,
-        and all other sources, were fitted on; NaN where none has enough. Each with ``_low`` and ``_high``, patients drawn.
+        film by film. ``within``: the area under the ROC curve in the source with the most patients of both sides, other patients of
+        which, and all other sources, were fitted on; NaN where none has ten of both. Each with ``_low`` and ``_high``, patients
+        drawn. Empty where no source can be left out.
 
     References
     ----------
@@ -63,6 +64,8 @@ def compare_steps(steps, manifest, positive=POSITIVE) -> pd.DataFrame:
     cells, right, rows = manifest.groupby(["source", ill]).ngroup().to_numpy(), {}, {}
     for name, step in steps.items():
         scores = left_out_scores(step.features, manifest, positive=positive, **step.how)
+        if scores.empty:
+            return pd.DataFrame()
         films = scores.index.to_numpy()
         right[name] = (scores.called == ill[films]).to_numpy(dtype=float)
         rows[name] = {"against": step.against, **_mean_of_cells("carried", right[name], cells[films], patients[films])}
@@ -85,12 +88,15 @@ def _mean_of_cells(name, values, cells, patients):
 def _within(features, manifest, positive, how):
     """The area within one source, its patients in five groups, each scored by a reader that saw the other four."""
     ill, patients = (manifest.label == positive).to_numpy(), patient_keys(manifest).to_numpy(dtype=str)
-    sides = pd.crosstab(manifest.source, ill).reindex(columns=[False, True], fill_value=0).min(axis=1)
+    sides = pd.crosstab(manifest.source, ill, patients, aggfunc="nunique").reindex(columns=[False, True])
+    sides = sides.fillna(0).min(axis=1)
     if sides.max() < FEWEST:
         return dict.fromkeys(("within", "within_low", "within_high"), np.nan)
     place = np.flatnonzero(manifest.source == sides.idxmax())
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(place, ill[place], patients[place])
     held = [np.isin(np.arange(len(manifest)), place[outside]) for _, outside in folds]
+    if not all(can_fit(manifest, to_fit_on(manifest, outside), ill) for outside in held):
+        return dict.fromkeys(("within", "within_low", "within_high"), np.nan)
     scores = pd.concat([score_outside(features, manifest, outside, positive, **how) for outside in held]).sort_index()
     area, (low, high) = auc_with_interval(ill[place], scores.score, patients[place])
     return {"within": area, "within_low": low, "within_high": high}
@@ -117,10 +123,13 @@ def step_sentences(table) -> list:
     """
     if table.empty:
         return ["There are no steps to compare: no source can be left out."]
-    return [
+    said = [
         f"{step}: {row.carried:.2f} told right where the reader has not been{_change(row)}."
         for step, row in table.iterrows()
     ]
+    if table.get("within", pd.Series([0.0])).isna().all():
+        said.append(f"`within` is empty: no source has {FEWEST} patients of both kinds whose films can be held out.")
+    return said
 
 
 def _change(row):

@@ -37,7 +37,8 @@ def sureness(predictions) -> list:
     if found["interval"][0] > found["chance"]:
         verdict = "surer than right" if sure.mean() > correct.mean() else "less sure than right"
     about = SURE, found["error"], *found["interval"], found["chance"], "no more than chance", len(sure), verdict
-    return [Probe("expected calibration error", *about), _surer_half(sure, correct, patients)]
+    missed = found["interval"][0] > found["chance"]
+    return [Probe("expected calibration error", *about, missed_ideal=missed), _surer_half(sure, correct, patients)]
 
 
 def _surer_half(sure, correct, patients):
@@ -51,16 +52,20 @@ def _surer_half(sure, correct, patients):
     verdict = "righter where it is surer" if low > 0 else "its sureness tells nothing"
     verdict = "always right" if correct.all() else verdict
     ideal, ends = f"above {accuracy:.2f}, its accuracy on all", (max(0.0, accuracy + low), min(1.0, accuracy + high))
-    return Probe("accuracy on the half it is surest of", SURE, value, *ends, accuracy, ideal, len(sure), verdict)
+    about = value, *ends, accuracy, ideal, len(sure), verdict
+    missed = low <= 0 and not correct.all()
+    return Probe("accuracy on the half it is surest of", SURE, *about, missed_ideal=missed)
 
 
-def sureness_elsewhere(predictions) -> list:
-    """How sure the network is of COVID-19, or of its absence, on sources that it never saw, beside how often it is right.
+def sureness_elsewhere(predictions, positive=POSITIVE) -> list:
+    """How sure the network is of the positive class, or of its absence, on sources that it never saw, beside how often it is right.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
         From `covidxr.evaluate.prediction_table`, of films of other sources, whatever their labels.
+    positive : str
+        The class against the others.
 
     Returns
     -------
@@ -76,9 +81,9 @@ def sureness_elsewhere(predictions) -> list:
     """
     found = []
     for source, rows in predictions.groupby("source"):
-        called = rows.predicted == POSITIVE
-        right = ((rows.label == POSITIVE) == called).to_numpy()
-        sure = np.where(called, rows[f"p_{POSITIVE}"], 1 - rows[f"p_{POSITIVE}"])
+        called = rows.predicted == positive
+        right = ((rows.label == positive) == called).to_numpy()
+        sure = np.where(called, rows[f"p_{positive}"], 1 - rows[f"p_{positive}"])
         patients = patient_keys(rows)
         low, high = bootstrap_interval(lambda picked, sure=sure: sure[picked].mean(), patients, draws=500)
         worst, best = drawn_share(right, patients)
@@ -88,6 +93,8 @@ def sureness_elsewhere(predictions) -> list:
         elif high < worst:
             verdict = "less sure than right"
         ideal = f"as often as it is right there, {right.mean():.2f}"
-        name = f"sureness about {POSITIVE} in {source}, never seen"
-        found.append(Probe(name, SURE, float(sure.mean()), low, high, np.nan, ideal, len(rows), verdict))
+        name, missed = f"sureness about {positive} in {source}, never seen", low > best or high < worst
+        found.append(
+            Probe(name, SURE, float(sure.mean()), low, high, np.nan, ideal, len(rows), verdict, missed_ideal=missed)
+        )
     return found

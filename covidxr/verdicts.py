@@ -35,6 +35,8 @@ class Probe(NamedTuple):
         In words.
     shortcut : bool
         Whether the verdict is that something other than disease is, or can be, read.
+    missed_ideal : bool
+        Whether the value is not shown to be what it would be if all were well; it may still be no shortcut.
 
     Examples
     --------
@@ -52,6 +54,7 @@ class Probe(NamedTuple):
     n: int
     verdict: str
     shortcut: bool = False
+    missed_ideal: bool = False
 
 
 def accuracy_probe(name, topic, asked, predicted, truth, patients, *, wanted=False, widen=1.0, chance=None) -> Probe:
@@ -90,7 +93,8 @@ def accuracy_probe(name, topic, asked, predicted, truth, patients, *, wanted=Fal
     low, high = max(0.0, value - widen * (value - low)), min(1.0, value + widen * (high - value))
     ideal = "well above chance" if wanted else f"{chance:.2f}"
     found = Probe(name, topic, value, low, high, chance, ideal, len(correct), "")
-    return found._replace(verdict=_above_chance(found, asked, wanted), shortcut=not wanted and low > chance)
+    verdict, told = _above_chance(found, asked, wanted), not wanted and low > chance
+    return found._replace(verdict=verdict, shortcut=told, missed_ideal=told or (wanted and verdict != ideal))
 
 
 def drawn_share(correct, patients) -> tuple[float, float]:

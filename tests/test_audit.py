@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted import CORNER, LUNGS, SIDE, B, N, Reader, noise, rows
 from threadpoolctl import threadpool_limits
 
 from covidxr import audit
-from covidxr.audit import grouped_predictions, pixel_features, shortcut_audit
+from covidxr.audit import AuditReport, grouped_predictions, pixel_features, shortcut_audit
 from covidxr.errors import CovidxrError
+from covidxr.external import ExternalSet
 from covidxr.files import write_json
 from covidxr.probes import whose_film
 from covidxr.verdicts import LUNGS as LUNGS_TOPIC
-from covidxr.verdicts import accuracy_probe
+from covidxr.verdicts import Probe, accuracy_probe
 
 NOTHING = {"not told from chance", "no better than chance"}
 
@@ -248,7 +250,7 @@ def test_the_report_goes_into_json(tmp_path, without_pixel_probes):
     low, high = alone.pop("interval")
     assert alone == {
         "topic": "Whose film is it", "value": 1.0, "chance": 0.5, "ideal": "0.50", "n": N,
-        "verdict": "confounded with the class", "shortcut": True,
+        "verdict": "confounded with the class", "shortcut": True, "missed_ideal": True,
     }  # fmt: skip
     assert 0.9 < low < 1 == high
 
@@ -270,3 +272,91 @@ def test_what_does_not_fit_is_refused(change, message, without_pixel_probes):
     given = change({"manifest": rows(), "pixels": noise(), "model": Reader(CORNER), "lungs": noise() > 0})
     with pytest.raises(CovidxrError, match=message):
         shortcut_audit(**given)
+
+
+def probe(name, value, low, high, chance=0.5, n=40, shortcut=False, missed=False):
+    return Probe(name, LUNGS_TOPIC, value, low, high, chance, f"{chance:.2f}", n, "as it is", shortcut, missed)
+
+
+def in_short(*probes):
+    return AuditReport(pd.DataFrame(probes).set_index("probe")).in_short()
+
+
+def test_where_no_reader_tells_the_class_it_is_said_how_much_could_have_gone_unseen():
+    shrunk = probe("class from 8×8 pixels", 0.78, 0.47, 1.0)
+    *_, few = in_short(shrunk, probe("class from the corners", 0.5, 0.4, 0.6))
+    assert few == (
+        "No reader without lungs is shown to tell the class of these 40 images, but 100% of the way from chance to perfect "
+        "could have gone unseen: the class from 8×8 pixels is told in 0.78 of them (95 % CI 0.47–1.00), chance 0.50."
+    )
+    *_, many = in_short(probe("class from 8×8 pixels", 0.5, 0.48, 0.52, n=4000))
+    assert "but 4% of the way" in many and "4000 images" in many
+    *_, disease = in_short(probe("class from 8×8 pixels", 0.7, 0.6, 0.8, missed=True))
+    assert disease.startswith("What is told of the class of these 40 images (class from 8×8 pixels) may be disease")
+    assert (
+        in_short(probe("heat inside the lungs", 0.5, 0.4, 0.6))[-1]
+        == "No reader without lungs was asked for the class."
+    )
+
+
+def test_probes_that_miss_their_ideal_are_counted_beside_those_that_find_a_shortcut():
+    fine, missed = (
+        probe("class from the corners", 0.5, 0.4, 0.6),
+        probe("heat inside the lungs", 0.2, 0.1, 0.3, missed=True),
+    )
+    found = probe("class from 8×8 pixels", 0.9, 0.8, 1.0, shortcut=True, missed=True)
+    assert in_short(fine, missed)[0] == (
+        "0 of 2 probes found a shortcut; 1 of the others is not shown to be as if all were well: heat inside the lungs."
+    )
+    assert in_short(fine, missed, found)[0].startswith("1 of 3 probes found a shortcut; 1 of the others")
+    assert "none of the others" in in_short(fine, found)[0]
+
+
+@pytest.mark.parametrize(
+    ("gone", "alone", "said"),
+    [
+        ((0.3, 0.2, 0.4), (0.41, 0.3, 0.52), "not told from chance, so it is not shown to read lungs"),
+        ((0.3, 0.2, 0.4), (0.95, 0.9, 1.0), "well above chance"),
+        ((0.3, 0.2, 0.4), (0.5, 0.45, 0.55), "above chance"),
+        ((0.8, 0.7, 0.9), (0.95, 0.9, 1.0), "above chance (0.33), so it does not need them"),
+    ],
+)
+def test_lungs_alone_are_told_beside_what_is_lost_without_them(gone, alone, said):
+    missed = alone[0] < 0.9
+    names = "the network, lungs blacked out", "the network, nothing but lungs"
+    _, network, _ = in_short(probe(names[0], *gone, 1 / 3), probe(names[1], *alone, 1 / 3, missed=missed))
+    assert f"{gone[0]:.2f} (95 % CI" in network and f"{alone[0]:.2f} (95 % CI" in network and said in network
+    assert ("as much as 0.40 could have gone unseen" in network) == (gone[1] < 1 / 3)
+
+
+def test_a_right_answer_above_chance_is_no_shortcut_where_lungs_are_in_view_or_nothing_goes_with_the_class(
+    network_probes,
+):
+    table = network_probes(LUNGS)
+    assert table.low["lungs in view"] > table.chance["lungs in view"] and not table.shortcut["lungs in view"]
+    assert not table.missed_ideal.any()
+    assert network_probes(CORNER).missed_ideal.tolist() == [False, True, True, False]
+
+
+def test_every_kind_of_probe_says_whether_it_misses_its_ideal():
+    said = ["a", "b"] * 20
+    wrong = accuracy_probe("", LUNGS_TOPIC, "class", ["a"] * 40, said, range(40), wanted=True)
+    right = accuracy_probe("", LUNGS_TOPIC, "class", said, said, range(40), wanted=True)
+    told = accuracy_probe("", LUNGS_TOPIC, "class", said, said, range(40))
+    assert (wrong.missed_ideal, right.missed_ideal, told.missed_ideal) == (True, False, True)
+
+
+def test_two_unseen_sets_of_one_name_are_refused(without_pixel_probes):
+    twice = [ExternalSet("north", rows(n=20), noise(n=20), 0, 0)] * 2
+    with pytest.raises(CovidxrError, match="two sets of images have one name, of test films, north, north"):
+        shortcut_audit(rows(), noise(), Reader(CORNER), unseen=twice)
+
+
+def test_any_class_may_be_the_positive_one_and_one_that_is_not_there_is_refused(without_pixel_probes):
+    manifest = rows(classes=["Healthy", "TB"])
+    unseen = [ExternalSet("north", rows(n=40, classes=["Healthy", "TB"], source=["n"] * 40), noise(n=40), 0, 0)]
+    table = shortcut_audit(manifest, noise(), Reader(CORNER), unseen=unseen, positive="TB").table
+    assert "sureness about TB in n, never seen" in table.index and not table.index.str.contains("against other").any()
+    assert not shortcut_audit(manifest, noise(), Reader(CORNER), unseen=unseen).table.index.str.contains("TB").any()
+    with pytest.raises(CovidxrError, match="unknown class as `positive`: 'COVID'; available: Healthy, TB"):
+        shortcut_audit(manifest, noise(), positive="COVID")

@@ -48,7 +48,7 @@ def test_the_sentences_change_with_the_data():
     assert "In inside the specificity is 1.00, inside it is 0.05: better than inside, beyond both intervals." in better
 
 
-def test_labels_that_are_no_class_are_said_since_they_count_as_not_ill():
+def test_labels_that_are_no_class_are_said_and_count_for_nothing_where_they_may_be_the_positive_one():
     results, films = results_with(0), a_set("north", 0)
     assert "no class of the network" not in " ".join(comparison(results))
     spelt = films.manifest.label.replace("COVID-19", "covid")
@@ -57,7 +57,9 @@ def test_labels_that_are_no_class_are_said_since_they_count_as_not_ill():
     results["north"] = evaluate_external(Reader(CORNER), films, CLASSES, settings)[0]
     said = comparison(results)
     words = "In north 20 films are labelled covid, which is no class of the network (Normal, COVID-19)"
-    assert sum(sentence.startswith(words) for sentence in said) == 1 and "specificity 0.50" in " ".join(said)
+    assert sum(sentence.startswith(words) for sentence in said) == 1 and "specificity 0.50" not in " ".join(said)
+    assert "so these may be it, and they count in no number. `label_map` renames labels." in " ".join(said)
+    assert results["north"]["specificity"] == 1.0 and results["north"]["uncounted"] == 20
 
 
 def test_without_a_threshold_the_numbers_are_said_without_it():
@@ -105,7 +107,7 @@ def test_the_audit_s_sentences_change_with_the_data(monkeypatch):
     nothing = shortcut_audit(rows(), films).sentences()
     films[1::2, :8, :8] = 255
     marked = shortcut_audit(rows(), films).sentences()
-    assert nothing[-1] == "No reader without lungs tells the class."
+    assert nothing[-1].startswith("No reader without lungs is shown to tell the class of these 120 images, but ")
     assert re.fullmatch(
         r"Without reading a lung, the class from .* is told in 1.00 of the films: 100% of the way .*", marked[-1]
     )
@@ -139,6 +141,7 @@ def test_notebooks_print_nothing_but_what_the_library_says_of_numbers(name):
             "care_sentences",
             "comparison",
             "number_sentences",
+            "positive_sentences",
             "summary",
         }
         assert called <= library and called
@@ -148,3 +151,19 @@ def test_a_set_says_how_many_films_it_has_and_lacks():
     assert ExternalSet("north", pd.DataFrame({"a": [1, 2]}), None, 3, 4).summary() == (
         "north: 2 films, 4 left out, as the run has them or their patients, 3 unreadable."
     )
+    films = pd.DataFrame({"label": ["Normal", "covid", "covid"]})
+    assert ExternalSet("north", films, None, 0, 0, 5, 2).summary(CLASSES) == (
+        "north: 3 films, 0 left out, as the run has them or their patients, 0 unreadable, 5 left out as copies of others, "
+        "2 left out as copies of each other with different labels. "
+        "Labels that are no class of the network: covid (2); `label_map` renames labels."
+    )
+
+
+def test_a_set_without_a_number_says_why():
+    found = {"n": 9, "sensitivity": None, "specificity": None, "auc": None, "calibration_error": None, "brier": None}
+    assert number_sentences({"north": found}) == [
+        "north, 9 films: no number, as no label there is a class of the network."
+    ]
+    told = number_sentences({"north": found | {"accuracy": 0.75, "accuracy_interval": [0.5, 0.9]}})
+    assert told == ["north, 9 films: accuracy 0.75 (0.50 to 0.90), on films whose label is a class of the network."]
+    assert with_intervals({"north": found}).empty and np.isnan(side_by_side({"north": found}).auc["north"])

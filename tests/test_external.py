@@ -11,11 +11,20 @@ from PIL import Image
 
 from covidxr.calibration import choose_threshold
 from covidxr.dataset import CLASSES, read_source
+from covidxr.elsewhere import comparison
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import prediction_table
-from covidxr.external import ExternalSet, Settings, evaluate_external, fix_on_validation, read_external
+from covidxr.external import (
+    ExternalSet,
+    Settings,
+    evaluate_external,
+    fix_on_validation,
+    read_external,
+    read_externals,
+)
 from covidxr.files import write_json
 from covidxr.intervals import wilson_interval
+from covidxr.network_probes import counted
 from covidxr.sources._rows import manifest_rows
 
 
@@ -227,5 +236,124 @@ def test_the_second_source_of_covid_films_is_read(shared):
     external = read_external(
         "figure1", trained_on(("figure1", "COVID-00001")), 16, shared / "data", {"No finding": "Normal"}
     )
-    assert external.known == 1 and external.unreadable == 0 and len(external.pixels) == 39
-    assert external.manifest.label.value_counts().to_dict() == {"COVID-19": 34, "Normal": 3, "Pneumonia": 2}
+    assert external.known == 1 and external.unreadable == 0 and len(external.pixels) == 38
+    assert external.copies == 1  # COVID-00037 is COVID-00033 once more
+    assert external.manifest.label.value_counts().to_dict() == {"COVID-19": 33, "Normal": 3, "Pneumonia": 2}
+
+
+def table_of(folder, films, columns="path,label,patient_id"):
+    """A table of (seed of its noise, label, patient) images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (seed, label, *more) in enumerate(films):
+        noise = np.random.default_rng(seed).integers(0, 256, (64, 64), np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+        lines.append(",".join([f"{number}.png", label, *more]))
+    (folder / "films.csv").write_text("\n".join([columns, *lines]) + "\n")
+    return str(folder / "films.csv")
+
+
+def test_a_picture_that_a_set_has_twice_counts_once_and_patients_who_share_one_are_one(tmp_path):
+    films = [(0, "Normal", "p0"), (1, "Normal", "p1"), (0, "Normal", "p2"), (2, "Normal", "p2"), (3, "COVID-19", "p3")]
+    found = read_external(table_of(tmp_path, films), trained_on(("south", "p0")), 64)
+    assert (found.copies, found.disagreeing, len(found.pixels)) == (1, 0, 4)
+    assert found.manifest.patient_id.tolist() == ["p0", "p1", "p0", "p3"]  # p2 is p0, who came twice
+    assert "1 left out as copies of others" in found.summary()
+
+
+def test_copies_change_no_interval(tmp_path):
+    films = [(seed, ["Normal", "COVID-19"][seed % 2], f"p{seed}") for seed in range(12)]
+    copies = [(seed, label, f"again {patient}") for seed, label, patient in films]
+    run = trained_on(("south", "p0"))
+    once, twice = (
+        read_external(table_of(tmp_path / name, rows), run, 64)
+        for name, rows in (("once", films), ("twice", films + copies + copies))
+    )
+    assert twice.copies == 24
+    first, second = (evaluate_external(CornerReader(), one, CLASSES)[0] for one in (once, twice))
+    assert first == second
+
+
+def test_copies_that_are_labelled_differently_are_left_out_and_counted(tmp_path):
+    films = [(0, "Normal", "p0"), (1, "Normal", "p1"), (1, "COVID-19", "p2"), (2, "COVID-19", "p3")]
+    found = read_external(table_of(tmp_path, films), trained_on(("south", "p0")), 64)
+    assert (found.copies, found.disagreeing) == (0, 2) and found.manifest.patient_id.tolist() == ["p0", "p3"]
+    assert "2 left out as copies of each other with different labels" in found.summary()
+    with pytest.raises(
+        CovidxrError, match="no film is left, since all 2 are copies of each other with different labels"
+    ):
+        read_external(table_of(tmp_path / "none", films[1:3]), trained_on(("south", "p0")), 64)
+
+
+def test_phantoms_of_different_people_are_no_copies(tmp_path):
+    run = manifest_rows(
+        {"image_id": n, "label": label, "patient_id": n, "source": "s"} for n, label in enumerate(CLASSES)
+    )
+    for size in (32, 64):
+        assert read_external("phantom", run, size, work_dir=tmp_path).copies == 0
+
+
+def test_two_tables_of_one_name_are_two_sets(tmp_path):
+    tables = [
+        table_of(tmp_path / site, [(seed, "Normal", "p0"), (seed + 1, "COVID-19", "p1")])
+        for site, seed in (("siteA", 0), ("siteB", 10))
+    ]
+    sets = read_externals([*tables, "phantom"], trained_on(("south", "p0")), 64, work_dir=tmp_path)
+    assert [one.name for one in sets] == ["siteA/films", "siteB/films", "phantom"]
+    assert [set(one.manifest.source) for one in sets[:2]] == [{"siteA/films"}, {"siteB/films"}]
+    assert not set(sets[0].manifest.source + sets[0].manifest.patient_id) & set(
+        sets[1].manifest.source + sets[1].manifest.patient_id
+    )
+    [alone] = read_externals(tables[:1], trained_on(("south", "p0")), 64)
+    assert alone.name == "films" and set(alone.manifest.source) == {"films"}
+    with pytest.raises(CovidxrError, match="external set .*siteA/films.csv' is named twice; name each once"):
+        read_externals(
+            [tables[0], str(tmp_path / "siteB" / ".." / "siteA" / "films.csv")], trained_on(("south", "p0")), 64
+        )
+
+
+@pytest.mark.parametrize(
+    ("columns", "site", "left"),
+    [
+        ("path,label,patient_id", "siteB", ["p0", "p1"]),  # another table, so other patients
+        ("path,label,patient_id,source", "siteB", ["p1"]),  # the same hospital, as both tables say
+        ("path,label,patient_id", "siteA", ["p1"]),  # the run's own table
+    ],
+)
+def test_a_table_called_like_one_of_the_run_s_is_another_source_unless_it_says_so_or_is_the_same(
+    columns, site, left, tmp_path
+):
+    source = ["films"] if columns.endswith("source") else []
+    films = [(0, "Normal", "p0", *source), (1, "COVID-19", "p1", *source)]
+    run = read_source(table_of(tmp_path / "siteA", films, columns)).iloc[:1]
+    table = table_of(tmp_path / site, [(seed + 5, *rest) for seed, *rest in films], columns)
+    found = read_external(table, run, 64)
+    assert found.manifest.patient_id.tolist() == left and found.known == 2 - len(left)
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts"),
+    [
+        (["COVID-19", "SARS", "Normal"], [True, True, True]),
+        (["covid", "healthy", "Normal"], [False, True, True]),
+        (["covid", "well"], [False, False]),
+        (["no_finding", "Bacteria"], [True, True]),
+    ],
+)
+def test_a_label_that_is_no_class_counts_only_where_it_cannot_be_the_positive_one(labels, counts):
+    metrics, predictions = evaluate_external(
+        CornerReader(), external_set([planted(label, False) for label in labels]), CLASSES, Settings(0.5, "mine", 1.0)
+    )
+    assert counted(labels, CLASSES).tolist() == counts and len(predictions) == metrics["n"] == len(labels)
+    assert metrics["uncounted"] == counts.count(False)
+    assert set(metrics["unknown_labels"]) == set(labels) - set(CLASSES)
+    assert (metrics["specificity"] is None) == (True not in counts)
+    assert (metrics["brier"] is None) == (metrics["tempered"]["brier"] is None) == (True not in counts)
+    assert len(comparison({"inside": metrics, "north": metrics})) >= 2 + len(metrics["unknown_labels"])
+
+
+def test_without_a_positive_class_only_the_classes_own_accuracy_is_measured():
+    found, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES, positive=None)
+    assert found["sensitivity"] is found["specificity"] is found["auc"] is found["brier"] is None
+    assert found["accuracy"] == pytest.approx(4 / 6) and found["unknown_labels"] == {"No finding": 2, "Pneumonia": 2}
+    assert fix_on_validation(None, CLASSES, positive=None) is None

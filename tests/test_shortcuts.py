@@ -36,7 +36,10 @@ def audited(tmp_path_factory):
 def test_where_nothing_is_planted_every_probe_says_so(audited):
     report = audited("", 0)
     assert report.ranked().empty
-    assert report.sentences()[-1] == "No reader without lungs tells the class."
+    assert report.sentences()[-1].startswith(
+        "No reader without lungs is shown to tell the class of these 180 images, but "
+    )
+    assert report.in_short()[0].startswith(f"0 of {len(report.table)} probes found a shortcut; ")
     readers = report.table[report.table.index.str.startswith("class from")]
     assert len(readers) == 8 and set(readers.verdict) <= {"not told from chance", "no better than chance"}
     told = report.table[report.table.index.str.endswith("from 8×8 pixels")].verdict
@@ -60,6 +63,7 @@ def test_without_masks_disease_that_shows_is_not_called_a_shortcut_until_the_fra
     assert not none.shortcut.any()
     shrunk = none.loc["class from 8×8 pixels"]
     assert shrunk.low > shrunk.chance and shrunk.verdict == "above chance, as disease alone can be"
+    assert shrunk.missed_ideal
     assert marked.verdict["class from the corners"] == marked.verdict["class from 8×8 pixels"] == "tells the class"
 
 
