@@ -11,10 +11,11 @@ from PIL import Image
 
 from covidxr.calibration import choose_threshold
 from covidxr.dataset import CLASSES, read_source
+from covidxr.elsewhere import comparison, with_intervals
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import prediction_table
 from covidxr.external import ExternalSet, Settings, evaluate_external, fix_on_validation, read_external
-from covidxr.files import write_json
+from covidxr.files import read_json, write_json
 from covidxr.intervals import wilson_interval
 from covidxr.sources._rows import manifest_rows
 
@@ -66,7 +67,7 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
     }
     assert predictions.predicted.tolist().count("COVID-19") == 6 and len(predictions) == 10
     assert list(predictions.columns) == list(
-        prediction_table(external_set(MIXED).manifest, np.ones((10, 3)), CLASSES).columns
+        prediction_table(external_set(MIXED).manifest, np.full((10, 3), 1 / 3), CLASSES).columns
     )
     batch = np.concatenate(model.batches)
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
@@ -229,3 +230,16 @@ def test_the_second_source_of_covid_films_is_read(shared):
     )
     assert external.known == 1 and external.unreadable == 0 and len(external.pixels) == 39
     assert external.manifest.label.value_counts().to_dict() == {"COVID-19": 34, "Normal": 3, "Pneumonia": 2}
+
+
+def test_without_a_threshold_that_beats_chance_there_is_none_and_the_reason_stands_in_its_place(tmp_path):
+    films = pd.DataFrame({"label": ["COVID-19", "Normal"] * 10, "source": "x", "p_COVID-19": [0.2, 0.8] * 10})
+    settings = fix_on_validation(films.assign(p_Normal=1 - films["p_COVID-19"], p_Bacteria=0.0), CLASSES)
+    assert settings.threshold is None and "no threshold beats chance" in settings.rule
+    metrics, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES, settings)
+    at = metrics["at_threshold"]
+    assert at["threshold"] is at["sensitivity"] is at["specificity_interval"] is None and at["rule"] == settings.rule
+    assert "threshold none: no threshold beats chance" in comparison({"test": metrics})[0]
+    assert set(with_intervals({"test": metrics}).index) == {"sensitivity, test", "specificity, test", "AUC, test"}
+    write_json(tmp_path / "metrics.json", {"external": metrics, "settings": settings._asdict()})
+    assert read_json(tmp_path / "metrics.json")["settings"]["threshold"] is None
