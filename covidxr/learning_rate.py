@@ -62,8 +62,8 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
     return sweep.assign(smoothed=gaussian_filter1d(sweep.loss, 3) if rows else [])
 
 
-def suggest_learning_rate(sweep) -> float:
-    """Read the rate of the steepest descent off a sweep.
+def suggest_learning_rate(sweep) -> float | None:
+    """Read the rate of the steepest descent off a sweep, where there is one.
 
     Parameters
     ----------
@@ -72,7 +72,8 @@ def suggest_learning_rate(sweep) -> float:
 
     Returns
     -------
-    float
+    float or None
+        None where the smoothed loss nowhere falls by more than twice the scatter of the loss around it.
 
     Raises
     ------
@@ -87,5 +88,8 @@ def suggest_learning_rate(sweep) -> float:
     """
     if len(sweep) < 2:
         raise CovidxrError(f"a sweep of {len(sweep)} steps has no slope; raise steps or lower the lowest rate")
+    scatter = (sweep.loss - sweep.smoothed).std(ddof=0) if "loss" in sweep else 0.0
+    if (sweep.smoothed.cummax() - sweep.smoothed).max() <= 2 * scatter:
+        return None
     slopes = np.gradient(sweep.smoothed, np.log(sweep.learning_rate))
     return float(sweep.learning_rate.iloc[slopes.argmin()])

@@ -11,6 +11,7 @@ from covidxr.augment import AugmentedBatches, build_policy
 from covidxr.errors import CovidxrError
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
 from covidxr.model import build_baseline
+from covidxr.plots import learning_rate_curve
 from covidxr.train import Films, fit, set_seed
 
 
@@ -116,3 +117,21 @@ def test_a_sweep_too_short_for_a_slope_says_so(losses):
     sweep = find_learning_rate(Losses(losses), batches(), steps=9)
     with pytest.raises(CovidxrError, match=f"sweep of {len(losses) - 1} steps has no slope; raise steps"):
         suggest_learning_rate(sweep)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize(
+    "losses", [np.linspace(1, 3.5, 30), np.geomspace(1, 3.5, 30), np.full(30, 1.1)], ids=["line", "curve", "level"]
+)
+def test_a_curve_that_does_not_fall_has_no_steepest_descent(losses, noise):
+    losses = np.abs(losses + np.random.default_rng(1).normal(0, noise, 30))
+    sweep = find_learning_rate(Losses(losses), batches(), steps=30)
+    assert len(sweep) == 30 and suggest_learning_rate(sweep) is None
+    ax = learning_rate_curve(sweep, suggest_learning_rate(sweep))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["loss", "smoothed", "no descent found"]
+
+
+def test_a_curve_that_falls_is_marked_at_its_steepest():
+    sweep = find_learning_rate(Losses(np.linspace(3, 0.1, 30)), batches(), steps=30)
+    ax = learning_rate_curve(sweep, suggest_learning_rate(sweep))
+    assert ax.get_legend().get_texts()[-1].get_text().startswith("steepest: ")
