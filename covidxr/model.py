@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from covidxr import checks
 from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError, unknown
 
@@ -38,7 +39,7 @@ def build_vgg16(image_size=100, n_classes=3, freeze="last-block", dropout=0.5, s
     Raises
     ------
     CovidxrError
-        When `image_size` is below 32 or `freeze` unknown.
+        When `image_size` is below 32, `freeze` unknown, or another argument outside its range.
 
     References
     ----------
@@ -50,6 +51,7 @@ def build_vgg16(image_size=100, n_classes=3, freeze="last-block", dropout=0.5, s
     >>> f"{model.count_params():,}", f"{trainable_parameters(model):,}"
     ('14,747,715', '7,668,291')
     """
+    _check(image_size, n_classes, dropout, seed)
     if image_size < 32:
         raise CovidxrError(f"VGG16 needs films of at least 32 pixels a side, not {image_size}; raise image_size")
     if freeze not in FREEZES:
@@ -90,9 +92,17 @@ def build_baseline(image_size=100, n_classes=3, dropout=0.5, seed=0) -> keras.Mo
     >>> f"{build_baseline().count_params():,}"
     '209,347'
     """
+    _check(image_size, n_classes, dropout, seed)
     inputs = keras.Input((image_size, image_size, 3), name="film")
     x = keras.layers.AveragePooling2D(3, name="average_pool")(inputs)
     return keras.Model(inputs, _head(x, n_classes, dropout, seed), name="baseline")
+
+
+def _check(image_size, n_classes, dropout, seed):
+    checks.whole("image_size", image_size, 3)
+    checks.whole("n_classes", n_classes)
+    checks.whole("seed", seed, 0)
+    checks.numbers("dropout", dropout, 0, 1)
 
 
 def _head(x, n_classes, dropout, seed):

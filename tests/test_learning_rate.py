@@ -135,3 +135,19 @@ def test_a_curve_that_falls_is_marked_at_its_steepest():
     sweep = find_learning_rate(Losses(np.linspace(3, 0.1, 30)), batches(), steps=30)
     ax = learning_rate_curve(sweep, suggest_learning_rate(sweep))
     assert ax.get_legend().get_texts()[-1].get_text().startswith("steepest: ")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": -5}, "steps is -5; give a whole number from 1 on"),
+        ({"lowest": 0.0}, "from 0.0 to 0.1 do not rise"),
+        ({"lowest": 1.0}, "do not rise"),
+        ({"highest": np.nan}, "do not rise"),
+        ({"highest": np.inf}, "do not rise"),
+    ],
+)
+def test_a_sweep_over_nothing_is_refused(how, said):
+    with pytest.raises(CovidxrError, match=said):
+        find_learning_rate(Losses([1.0]), batches(), **how)

@@ -117,3 +117,21 @@ def test_a_training_step_changes_the_trained_layers_and_no_other(freeze):
     model.train_on_batch(films, np.eye(3, dtype=np.float32))
     changed = {name for name, kernel in before.items() if (model.get_layer(name).get_weights()[0] != kernel).any()}
     assert changed == TRAINED[freeze]
+
+
+@pytest.mark.parametrize("build", [build_vgg16, build_baseline])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"n_classes": 0}, "n_classes is 0; give a whole number from 1 on"),
+        ({"n_classes": 2.5}, "n_classes is 2.5"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 on"),
+        ({"image_size": -64}, "image_size is -64"),
+        ({"image_size": "64"}, "image_size is '64'"),
+        ({"dropout": 1.5}, "dropout holds 1.5"),
+        ({"dropout": float("nan")}, "dropout holds nan"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_in_a_sentence(build, how, said):
+    with pytest.raises(CovidxrError, match=said):
+        build(**how)
