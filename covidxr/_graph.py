@@ -46,6 +46,8 @@ def checked_images(images, shape) -> np.ndarray:
         raise CovidxrError(f"{expected}; found shape {images.shape}")
     if images.dtype != np.float32:
         raise CovidxrError(f"{expected}; found {images.dtype}")
+    if not np.isfinite(images).all():
+        raise CovidxrError(f"{expected}; found NaN or infinity")
     if images.size and not (images.min() >= 0 and images.max() <= 1):
         raise CovidxrError(f"{expected}; found values from {images.min():g} to {images.max():g}")
     return images
@@ -67,6 +69,12 @@ def checked_classes(classes, n, n_classes) -> np.ndarray:
             f"found {classes.min()} to {classes.max()}"
         )
     return np.broadcast_to(classes.astype(np.int32), n)
+
+
+def check_maps(maps, model) -> None:
+    """Refuse maps with NaN, which finite weights give where their sums grow too large for single precision."""
+    if bad := int((~np.isfinite(maps).all(axis=(1, 2))).sum()):
+        raise CovidxrError(f"{bad} of {len(maps)} maps of model {model.name!r} are NaN: its weights are too large")
 
 
 def source(tensor):

@@ -33,20 +33,20 @@ def imresize(array, size, interp, mode):
 
 def prepare_imports() -> None:
     """Put in place what keras-vis imports: Keras 2 under the name of Keras, and three names that are gone."""
-    from tf_keras.src.layers.convolutional.base_conv import Conv
-    from tf_keras.src.layers.pooling.base_pooling1d import Pooling1D
-    from tf_keras.src.layers.pooling.base_pooling2d import Pooling2D
-    from tf_keras.src.layers.pooling.base_pooling3d import Pooling3D
-
+    layers = tf_keras.layers
     collections.Iterable = collections.abc.Iterable
     sys.modules.update(
         {
             "keras": tf_keras,
             "keras.backend": tf_keras.backend,
             "keras.models": tf_keras.models,
-            "keras.layers": tf_keras.layers,
-            "keras.layers.convolutional": _module(_Conv=Conv),
-            "keras.layers.pooling": _module(_Pooling1D=Pooling1D, _Pooling2D=Pooling2D, _Pooling3D=Pooling3D),
+            "keras.layers": layers,
+            "keras.layers.convolutional": _module(_Conv=layers.Conv2D.__base__),
+            "keras.layers.pooling": _module(
+                _Pooling1D=layers.MaxPooling1D.__base__,
+                _Pooling2D=layers.MaxPooling2D.__base__,
+                _Pooling3D=layers.MaxPooling3D.__base__,
+            ),
             "scipy.misc": _module(imresize=imresize),
         }
     )

@@ -25,9 +25,8 @@ def _muted_stderr():
 with _muted_stderr():
     import keras
     import tensorflow as tf
-    from keras.src.applications.vgg16 import WEIGHTS_PATH_NO_TOP
     from tqdm.keras import TqdmCallback
 
 tf.get_logger().setLevel("ERROR")  # its advice on retracing is not the user's to follow
 
-__all__ = ["WEIGHTS_PATH_NO_TOP", "TqdmCallback", "keras", "tf"]
+__all__ = ["TqdmCallback", "keras", "tf"]

@@ -16,7 +16,7 @@ FEWEST_IN_BIN = 5
 
 
 def reliability_curves(groups, ax=None):
-    """How often what was said with a probability is so, group by group: a point for each fifth of the scale.
+    """How often what was said with a probability is so, group by group: a point for each of the bins that the error is of.
 
     A point is as large as its films are many, and left out where they are fewer than `FEWEST_IN_BIN`.
 
@@ -39,10 +39,10 @@ def reliability_curves(groups, ax=None):
     ax = ax or plt.figure(figsize=(5, 3.6)).subplots()
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
     for number, (name, (stated, so, patients)) in enumerate(groups.items()):
-        table = reliability(stated, so, 5, patients)[0]
+        table, error = reliability(stated, so, patients=patients)
         table = table[table.n >= min(FEWEST_IN_BIN, table.n.max())]
         reach = np.clip([table.accuracy - table.low, table.high - table.accuracy], 0, None)
-        label = f"{plain(name)} (error {reliability(stated, so)[1]:.2f})"
+        label = f"{plain(name)} (error {error:.2f})"
         hue = {"color": f"C{number}", "alpha": 0.8}
         ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1, **hue)
         ax.scatter(table.confidence, table.accuracy, 12 + 4 * np.sqrt(table.n), label=label, **hue)

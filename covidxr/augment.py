@@ -265,7 +265,7 @@ class AugmentedBatches(keras.utils.PyDataset):
         order = rng.permutation(films) if self.shares is None else rng.choice(films, films, p=self.shares)
         rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         films = self.policy(self.images[rows], (self.seed, epoch, batch))
-        return preprocess(films), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]
+        return preprocess(films), _one_hot(self.labels[rows], self.n_classes)
 
 
 class PlainBatches(keras.utils.PyDataset):
@@ -294,4 +294,9 @@ class PlainBatches(keras.utils.PyDataset):
 
     def __getitem__(self, batch):
         rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-        return preprocess(self.images[rows]), np.eye(self.n_classes, dtype=np.float32)[self.labels[rows]]
+        return preprocess(self.images[rows]), _one_hot(self.labels[rows], self.n_classes)
+
+
+def _one_hot(labels, n_classes):
+    """A row a label, without the square matrix that would hold a row for each class."""
+    return (labels[:, None] == np.arange(n_classes)).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from covidxr._checks import MOST_SIDE, check_names, check_seed, check_whole
+from covidxr.checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.decode import DecodeError, looks_inverted
 from covidxr.duplicates import TwinGuard, mark_twins
 from covidxr.errors import CovidxrError, unknown

@@ -146,6 +146,8 @@ def _all_numbers(name, found):
         said.append(
             f"at the threshold of {at['threshold']:.2f} fixed on validation films ({at['rule']}) " + ", ".join(fixed)
         )
+    elif at and at["threshold"] is None:
+        said.append(f"threshold {at['rule']}")
     if found.get("calibration_error") is not None:
         error = _number((found["calibration_error"], *found["calibration_error_interval"]))
         said.append(f"calibration error {error}, by chance {found['calibration_chance']:.2f}")

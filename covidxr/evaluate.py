@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from covidxr import checks
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
 from covidxr.intervals import accuracy_with_interval, bootstrap_interval, share_interval, wilson_interval
@@ -61,14 +62,33 @@ def predict(model, images, batch_size=32) -> np.ndarray:
     numpy.ndarray
         ``float32``, shape (N, classes), rows summing to 1.
 
+    Raises
+    ------
+    CovidxrError
+        When there are no films, they are not of the network's size, or a weight or an answer is NaN or infinite.
+
     Examples
     --------
     >>> from covidxr.model import build_baseline
     >>> predict(build_baseline(9), np.zeros((2, 9, 9), np.uint8)).shape
     (2, 3)
     """
+    checks.at_least_one("images", images)
+    checks.check_whole("batch_size", batch_size, 1)
+    checks.finite_weights(model)
+    size = getattr(model, "input_shape", (None, *images.shape[1:], 3))[1:3]
+    if size != images.shape[1:]:
+        raise CovidxrError(
+            f"the network takes images of shape {size}, these have shape {images.shape[1:]}; decode them at its size, or "
+            "run notebook 03_fine_tuning again on these"
+        )
     starts = range(0, len(images), batch_size)
-    return np.concatenate([model.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+    found = np.concatenate([model.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+    if bad := int((~np.isfinite(found).all(axis=1)).sum()):
+        raise CovidxrError(
+            f"the network answers {bad} of {len(images)} images with NaN or infinity: its weights are too large, so train it again"
+        )
+    return found
 
 
 def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
@@ -91,7 +111,7 @@ def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
     Raises
     ------
     CovidxrError
-        When the shapes do not fit.
+        When the shapes do not fit, or a row is no probabilities: NaN, negative, or of a sum other than 1.
 
     Examples
     --------
@@ -99,8 +119,10 @@ def prediction_table(manifest, probabilities, classes) -> pd.DataFrame:
     >>> prediction_table(rows, np.array([[0.2, 0.8]]), ["a", "b"])[["predicted", "correct", "p_b"]].values.tolist()
     [['b', False, 0.8]]
     """
+    probabilities = np.asarray(probabilities)
     if probabilities.shape != (len(manifest), len(classes)):
         raise CovidxrError(f"probabilities have shape {probabilities.shape}, expected {(len(manifest), len(classes))}")
+    checks.probability_rows(probabilities)
     table = manifest[["image_id", "patient_id", "source", "split", "label"]].reset_index(drop=True)
     predicted = np.asarray(classes)[probabilities.argmax(1)]
     table = table.assign(predicted=predicted, correct=predicted == table.label, confidence=probabilities.max(1))
@@ -125,17 +147,23 @@ def classification_table(labels, predicted, classes, patients=None) -> pd.DataFr
         Index ``class``; columns ``precision``, ``precision_low``, ``precision_high``, the same for ``recall``, ``f1`` and
         ``support``.
 
+    Raises
+    ------
+    CovidxrError
+        When a label is none of the classes, or the lengths differ.
+
     Examples
     --------
     >>> table = classification_table(["a", "a", "b", "b"], ["a", "b", "b", "b"], ["a", "b"])
     >>> table[["precision", "recall", "support"]].round(2).values.tolist()
     [[1.0, 0.5, 2.0], [0.67, 1.0, 2.0]]
     """
+    _check_answers(labels, predicted, classes, patients)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=list(classes), zero_division=0
     )
     labels, predicted = np.asarray(labels), np.asarray(predicted)
-    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    patients = checks.patients_of(patients, len(labels))
     right, rows = labels == predicted, {}
     for i, label in enumerate(classes):
         low_p, high_p = share_interval(right[predicted == label], patients[predicted == label])
@@ -160,16 +188,33 @@ def confusion(labels, predicted, classes) -> pd.DataFrame:
     pandas.DataFrame
         Rows the true classes, columns the predicted ones.
 
+    Raises
+    ------
+    CovidxrError
+        When a label is none of the classes, or the lengths differ.
+
     Examples
     --------
     >>> confusion(["a", "a", "b"], ["a", "b", "b"], ["a", "b"]).values.tolist()
     [[1, 1], [0, 1]]
     """
+    _check_answers(labels, predicted, classes)
     counts = confusion_matrix(labels, predicted, labels=list(classes))
     return pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=pd.Index(classes, name="predicted"))
 
 
-def reliability(confidence, correct, bins=10, patients=None) -> tuple[pd.DataFrame, float]:
+def _check_answers(labels, predicted, classes, patients=None):
+    checks.same_length(labels=labels, predicted=predicted, patients=patients)
+    checks.at_least_one("labels", labels)
+    checks.known_labels("label", labels, classes)
+    checks.known_labels("predicted label", predicted, classes)
+
+
+BINS = 10
+"""How many bins a calibration error and a reliability diagram have, so that the one is the error of the other."""
+
+
+def reliability(confidence, correct, bins=BINS, patients=None) -> tuple[pd.DataFrame, float]:
     """How often the network is right when it says how sure it is.
 
     Parameters
@@ -190,6 +235,11 @@ def reliability(confidence, correct, bins=10, patients=None) -> tuple[pd.DataFra
     error : float
         The expected calibration error: mean distance of the two, weighted by films.
 
+    Raises
+    ------
+    CovidxrError
+        When a confidence is not in [0, 1], an answer neither right nor wrong, or the lengths differ.
+
     References
     ----------
     Guo C. et al., On Calibration of Modern Neural Networks, ICML 2017.
@@ -200,10 +250,11 @@ def reliability(confidence, correct, bins=10, patients=None) -> tuple[pd.DataFra
     >>> len(table), round(error, 3)
     (2, 0.05)
     """
-    patients = np.arange(len(confidence)) if patients is None else np.asarray(patients)
-    frame = pd.DataFrame(
-        {"confidence": np.asarray(confidence), "correct": np.asarray(correct, bool), "patient": patients}
-    )
+    n = checks.same_length(confidence=confidence, correct=correct, patients=patients)
+    checks.at_least_one("confidence", confidence)
+    checks.check_whole("bins", bins, 1)
+    confidence, correct = checks.numbers("confidence", confidence, 0, 1), checks.flags("correct", correct)
+    frame = pd.DataFrame({"confidence": confidence, "correct": correct, "patient": checks.patients_of(patients, n)})
     grouped = frame.groupby(np.minimum((frame.confidence * bins).astype(int), bins - 1))
     table = grouped.agg(confidence=("confidence", "mean"), accuracy=("correct", "mean"), n=("correct", "size"))
     intervals = [share_interval(films.correct, films.patient) for _, films in grouped]
@@ -235,6 +286,9 @@ def logistic_regression(train_x, train_y, test_x, seed=0) -> np.ndarray:
     >>> logistic_regression(np.array([[0.0], [1.0], [9.0], [10.0]]), ["low", "low", "high", "high"], np.array([[8.0]])).tolist()
     ['high']
     """
+    checks.same_length(features=train_x, labels=train_y)
+    checks.numbers("train_x", train_x)
+    checks.numbers("test_x", test_x)
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, random_state=seed))
     reader.fit(train_x.reshape(len(train_x), -1), np.asarray(train_y))
     return reader.predict(test_x.reshape(len(test_x), -1))
@@ -260,7 +314,8 @@ def separability(values, labels) -> pd.Series:
     >>> separability([1, 2, 3, 4], ["a", "a", "b", "b"]).to_dict()
     {'a / b': 1.0}
     """
-    values, labels = np.asarray(values, dtype=float), np.asarray(labels, dtype=str)
+    checks.same_length(values=values, labels=labels)
+    values, labels = checks.numbers("values", values), np.asarray(labels, dtype=str)
     areas = {}
     for a, b in combinations(dict.fromkeys(labels.tolist()), 2):
         rows = np.isin(labels, [a, b])

@@ -33,12 +33,14 @@ __all__ = [
     "read_externals",
 ]
 
+NO_THRESHOLD = "none: no threshold beats chance on the validation images"
+
 
 class Settings(NamedTuple):
-    """What was fixed on the validation films: the ``threshold`` from which a film is called positive, the ``rule`` that chose
-    it, and the ``temperature``."""
+    """What was fixed on the validation films: the ``threshold`` from which a film is called positive (None where none beats
+    chance), the ``rule`` that chose it (or why there is none), and the ``temperature``."""
 
-    threshold: float
+    threshold: float | None
     rule: str
     temperature: float
 
@@ -264,7 +266,8 @@ def fix_on_validation(predictions, classes, sensitivity=None, positive=POSITIVE)
     ill = predictions.label == positive
     threshold = choose_threshold(predictions[f"p_{positive}"], ill, sensitivity, cell_weights(ill, predictions.source))
     temperature = fit_temperature(probabilities, [list(classes).index(label) for label in predictions.label])
-    return Settings(threshold, f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's", temperature)
+    rule = f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's"
+    return Settings(threshold, rule if threshold is not None else NO_THRESHOLD, temperature)
 
 
 def evaluate_external(model, external, classes, settings=None, positive=POSITIVE) -> tuple[dict, pd.DataFrame]:
@@ -341,7 +344,10 @@ def evaluate_external(model, external, classes, settings=None, positive=POSITIVE
         probabilities = films[[f"p_{label}" for label in classes]].to_numpy()
         tempered = with_temperature(probabilities, settings.temperature)[:, list(classes).index(positive)]
         at = {"threshold": settings.threshold, "rule": settings.rule}
-        metrics["at_threshold"] = {**at, **called_right(ill, score >= settings.threshold, patients)}
+        found = dict.fromkeys(f"{name}{end}" for name in ("sensitivity", "specificity") for end in ("", "_interval"))
+        if settings.threshold is not None:
+            found = called_right(ill, score >= settings.threshold, patients)
+        metrics["at_threshold"] = at | found
         metrics["tempered"] = {"temperature": settings.temperature, **_calibration(tempered, ill, patients)}
     return metrics, table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -81,6 +82,11 @@ def write_json(path, value) -> None:
     value : object
         Anything that `json` takes; NumPy scalars and arrays become Python numbers and lists, other objects text.
 
+    Raises
+    ------
+    CovidxrError
+        When it holds NaN or infinity, which JSON cannot say; the old file stays.
+
     Examples
     --------
     >>> import tempfile
@@ -89,8 +95,21 @@ def write_json(path, value) -> None:
     >>> json.loads(target.read_text())
     {'n': 3}
     """
+    plain = json.loads(json.dumps(value, default=_plain))
+    if found := _no_number(plain):
+        raise CovidxrError(
+            f"{path}: {found[0]} is {found[1]}, which JSON cannot say; give a number, or None and the reason"
+        )
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=_plain) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _no_number(value, key=""):
+    """The key and the value of the first NaN or infinity; None where there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return key or "the value", value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next(filter(None, (_no_number(inner, f"{key}.{name}".strip(".")) for name, inner in pairs)), None)
 
 
 def read_json(path) -> dict:
@@ -108,7 +127,7 @@ def read_json(path) -> dict:
     Raises
     ------
     CovidxrError
-        When the file is not JSON.
+        When the file is not JSON, or holds NaN, infinity or something other than a dictionary.
 
     Examples
     --------
@@ -117,9 +136,16 @@ def read_json(path) -> dict:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, RecursionError) as error:  # not JSON, nested without end, or not even text
+        if not path.exists():
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, not a dictionary")
+        if wrong := _no_number(found):
+            raise ValueError(f"{wrong[0]} is {wrong[1]}, which JSON cannot say")
+    except (ValueError, OSError, RecursionError) as error:  # not JSON, not even text, or nested without end
         raise CovidxrError(f"{path}: not a JSON file ({error}); delete it and run the notebooks again") from error
+    return found
 
 
 def write_csv(path, frame) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from covidxr import _graph
+from covidxr import _graph, checks
 from covidxr._tensorflow import tf
 from covidxr.errors import unknown
 
@@ -76,8 +76,8 @@ class GradCAM:
     Raises
     ------
     CovidxrError
-        If the style or the layer does not exist, the layer has no places to tell apart, or the model cannot be
-        explained.
+        If the style or the layer does not exist, the layer has no places to tell apart, the model cannot be explained, or
+        a weight is NaN or infinite.
 
     References
     ----------
@@ -100,7 +100,7 @@ class GradCAM:
     def __init__(self, model, layer="block5_conv3", style="keras-vis"):
         if style not in STYLES:
             raise unknown("style of Grad-CAM", style, STYLES)
-        self._layer = layer
+        self._layer, self._model = layer, model
         self._shape = _graph.input_shape(model)
         self._n_classes = model.outputs[0].shape[-1]
         self._run = _compiled(model, layer, STYLES[style])
@@ -123,7 +123,7 @@ class GradCAM:
         Raises
         ------
         CovidxrError
-            If the images or the classes do not fit the model.
+            If the images or the classes do not fit the model, or a weight, an image or a map is NaN or infinite.
 
         Examples
         --------
@@ -156,7 +156,7 @@ class GradCAM:
         Raises
         ------
         CovidxrError
-            If the images or the classes do not fit the model.
+            If the images or the classes do not fit the model, or a weight, an image or a map is NaN or infinite.
 
         Examples
         --------
@@ -167,11 +167,14 @@ class GradCAM:
         >>> GradCAM(model, layer="conv").explain(np.zeros((2, 8, 8, 1), np.float32), [0, 2]).blank
         array([ True,  True])
         """
+        checks.finite_weights(self._model)
         images = _graph.checked_images(images, self._shape)
         classes = _graph.checked_classes(classes, len(images), self._n_classes)
         starts = range(0, len(images), CHUNK)
         chunks = [self._run(images[i : i + CHUNK], classes[i : i + CHUNK]) for i in starts] or [self._nothing()]
-        return GradCAMResult(*(np.concatenate(list(map(np.asarray, parts))) for parts in zip(*chunks, strict=True)))
+        found = GradCAMResult(*(np.concatenate(list(map(np.asarray, parts))) for parts in zip(*chunks, strict=True)))
+        _graph.check_maps(found.maps, self._model)
+        return found
 
     def _nothing(self):
         # Asked of separately, as TensorFlow's convolutions fail on some batches of no images.

@@ -6,6 +6,9 @@ import numpy as np
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
+from covidxr import checks
+from covidxr.errors import CovidxrError
+
 
 def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion.
@@ -22,6 +25,11 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
     low, high : float
         (0, 1) when `n` is 0, since then nothing is known.
 
+    Raises
+    ------
+    CovidxrError
+        When there are more successes than trials, either is negative or no number, or `confidence` is not between 0 and 1.
+
     References
     ----------
     Wilson E. B., Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927.
@@ -32,9 +40,12 @@ def wilson_interval(successes, n, confidence=0.95) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (0.915, 0.99)
     """
+    checks.level(confidence)
+    checks.numbers("the number of trials", n, 0)
+    checks.numbers("the number of successes", successes, 0, n)
     if n == 0:
         return 0.0, 1.0
-    share, square = successes / n, norm.ppf((1 + confidence) / 2) ** 2 / n
+    share, square = min(1.0, successes / n), norm.ppf((1 + confidence) / 2) ** 2 / n
     middle, reach = share + square / 2, np.sqrt(share * (1 - share) * square + square**2 / 4)
     return float(max(0.0, (middle - reach) / (1 + square))), float(min(1.0, (middle + reach) / (1 + square)))
 
@@ -59,6 +70,11 @@ def share_interval(hits, patients=None, confidence=0.95) -> tuple[float, float]:
     -------
     low, high : float
 
+    Raises
+    ------
+    CovidxrError
+        When a hit is neither true nor false, a patient is missing, or there are not as many patients as hits.
+
     References
     ----------
     Korn E. L., Graubard B. I., Confidence Intervals for Proportions with Small Expected Number of Positive Counts Estimated
@@ -71,14 +87,15 @@ def share_interval(hits, patients=None, confidence=0.95) -> tuple[float, float]:
     >>> [round(end, 2) for end in share_interval(right)], [round(end, 2) for end in share_interval(right, np.arange(40) // 2)]
     ([0.35, 0.65], [0.29, 0.71])
     """
-    hits = np.asarray(hits, dtype=float)
+    checks.same_length(hits=hits, patients=patients)
+    hits = checks.flags("hits", hits).astype(float)
     n = len(hits) if patients is None or not len(hits) else _independent(hits, patients, confidence)
     return wilson_interval(hits.mean() * n if n else 0, n, confidence)
 
 
 def _independent(hits, patients, confidence):
     """The number of independent films that tell as much as these: fewer by the design effect, and by Student's t."""
-    _, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    _, numbers = np.unique(checks.patients_of(patients, len(hits)).astype(str), return_inverse=True)
     n, k, share = len(hits), numbers.max() + 1, hits.mean()
     if k == n or k == 1 or share in (0, 1):
         return k
@@ -108,7 +125,8 @@ def accuracy_with_interval(correct, patients=None) -> dict:
     >>> accuracy_with_interval([True, True, False, True])["accuracy"]
     0.75
     """
-    correct = np.asarray(correct, dtype=bool)
+    checks.at_least_one("correct", correct)
+    correct = checks.flags("correct", correct)
     interval = list(share_interval(correct, patients))
     return {"n": len(correct), "accuracy": float(correct.mean()), "accuracy_interval": interval}
 
@@ -136,7 +154,9 @@ def drawn_patients(groups, draws=1000, seed=0):
     >>> bool((rows == 0).sum() == (rows == 2).sum())
     True
     """
-    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    checks.check_whole("draws", draws, 1)
+    checks.at_least_one("groups", groups)
+    _, numbers = np.unique(checks.patients_of(groups, len(groups)).astype(str), return_inverse=True)
     members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
     for pick in np.random.default_rng(seed).integers(len(members), size=(draws, len(members))):
         yield np.concatenate([members[i] for i in pick])
@@ -148,7 +168,8 @@ def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -
     Parameters
     ----------
     statistic : callable
-        Takes an integer array of row numbers, gives a number; draws for which it is not finite are left out.
+        Takes an integer array of row numbers, gives a number, a finite one for all rows; draws for which it is not finite,
+        such as those without ill patients, are left out.
     groups : array_like
         For each row the patient; all films of a drawn patient come along.
     confidence : float
@@ -162,6 +183,11 @@ def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -
     -------
     low, high : float
 
+    Raises
+    ------
+    CovidxrError
+        When the statistic of all rows is not finite, a patient is missing, or there are no rows or draws.
+
     References
     ----------
     Efron B., Tibshirani R., An Introduction to the Bootstrap, 1993; clusters: Davison and Hinkley 1997, section 3.8.
@@ -173,6 +199,10 @@ def bootstrap_interval(statistic, groups, confidence=0.95, draws=1000, seed=0) -
     >>> bool(low < 49.5 < high), bool(high - low < 15)
     (True, True)
     """
+    checks.level(confidence)
+    checks.at_least_one("groups", groups)
+    if not np.isfinite(whole := statistic(np.arange(len(groups)))):
+        raise CovidxrError(f"the statistic of all {len(groups)} rows is {whole}; an interval needs a finite number")
     values = np.array([statistic(rows) for rows in drawn_patients(groups, draws, seed)], dtype=float)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1 - tail])
@@ -197,13 +227,21 @@ def auc_with_interval(ill, score, patients) -> tuple:
         How often, of an ill film and another, the ill one has the higher score.
     interval : tuple of float
 
+    Raises
+    ------
+    CovidxrError
+        When all films are of one kind, a score is no number, or the lengths differ.
+
     Examples
     --------
     >>> area, (low, high) = auc_with_interval(np.arange(40) % 2 == 1, np.random.default_rng(0).random(40), np.arange(40))
     >>> 0 < low < area < high < 1
     True
     """
-    ill, score = np.asarray(ill, dtype=bool), np.asarray(score, dtype=float)
+    n = checks.same_length(ill=ill, score=score, patients=patients)
+    ill, score = checks.flags("ill", ill), checks.numbers("score", score)
+    if ill.all() or not ill.any():
+        raise CovidxrError(f"{int(ill.sum())} of {n} images are ill; an area under the ROC curve needs both kinds")
 
     def area(rows):
         return roc_auc_score(ill[rows], score[rows]) if 0 < ill[rows].sum() < len(rows) else np.nan
@@ -232,7 +270,9 @@ def called_right(ill, called, patients) -> dict:
     >>> found["sensitivity"], found["specificity"]
     (0.5, None)
     """
-    ill, called, patients = np.asarray(ill, dtype=bool), np.asarray(called, dtype=bool), np.asarray(patients, dtype=str)
+    n = checks.same_length(ill=ill, called=called, patients=patients)
+    ill, called = checks.flags("ill", ill), checks.flags("called", called)
+    patients = checks.patients_of(patients, n).astype(str)
     found = _share("sensitivity", called[ill], patients[ill])
     return {**found, **_share("specificity", ~called[~ill], patients[~ill])}
 
@@ -265,7 +305,9 @@ def discrimination(ill, called, score, patients) -> dict:
     >>> discrimination([True, True], [True, False], [0.9, 0.2], ["a", "b"])["auc"] is None
     True
     """
-    ill, area, interval = np.asarray(ill, dtype=bool), None, None
+    checks.same_length(ill=ill, called=called, score=score, patients=patients)
+    ill, area, interval = checks.flags("ill", ill), None, None
+    checks.numbers("score", score)
     if 0 < ill.sum() < len(ill):
         area, interval = auc_with_interval(ill, score, patients)
     return {**called_right(ill, called, patients), "auc": area, "auc_interval": interval and list(interval)}

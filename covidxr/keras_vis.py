@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covidxr import _graph
+from covidxr import _graph, checks
 from covidxr.errors import CovidxrError
 
 NEEDED = ("keras-vis", "tf-keras", "tensorflow", "scikit-image", "matplotlib", "six", "h5py", "pillow")
@@ -127,6 +127,7 @@ def keras_vis_maps(model, images, classes, layer="block5_conv3") -> KerasVisMaps
     """
     if problem := keras_vis_problem():
         raise CovidxrError(problem)
+    checks.finite_weights(model)
     images = _graph.checked_images(images, _graph.input_shape(model))
     classes = _graph.checked_classes(np.asarray(classes), len(images), model.outputs[0].shape[-1])
     _graph.take_apart(model, layer)  # says what is wrong with the layer or the model's end, if anything is
@@ -135,7 +136,9 @@ def keras_vis_maps(model, images, classes, layer="block5_conv3") -> KerasVisMaps
         np.savez(Path(folder) / "images.npz", images=images, classes=classes, layer=layer)
         _run_worker(folder)
         with np.load(Path(folder) / "maps.npz") as found:
-            return KerasVisMaps(*(found[name] for name in KerasVisMaps._fields))
+            maps = KerasVisMaps(*(found[name] for name in KerasVisMaps._fields))
+    _graph.check_maps(maps.maps, model)
+    return maps
 
 
 def _write_model(model, folder) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter1d
 
+from covidxr import checks
 from covidxr._tensorflow import keras
 from covidxr.errors import CovidxrError
 
@@ -31,6 +32,11 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
         ``learning_rate``, ``loss`` and ``smoothed`` (Gaussian mean over the steps on both sides, so that it does not lag
         behind), one row a step. ``suggest_learning_rate`` reads a rate off it.
 
+    Raises
+    ------
+    CovidxrError
+        When there are no steps, or the rates do not rise from one to the other.
+
     References
     ----------
     Smith L. N., Cyclical Learning Rates for Training Neural Networks, WACV 2017.
@@ -44,6 +50,11 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
     >>> len(find_learning_rate(build_baseline(9), batches, steps=5)) <= 5
     True
     """
+    checks.check_whole("steps", steps, 1)
+    if not 0 < lowest < highest < np.inf:
+        raise CovidxrError(
+            f"learning rates from {lowest} to {highest} do not rise; give two numbers above 0, lowest first"
+        )
     saved = [(variable, variable.numpy()) for variable in model.variables]  # get_weights() lacks dropout's state
     optimizer = keras.optimizers.Adam(lowest)
     model.compile(optimizer, "categorical_crossentropy")
@@ -62,8 +73,8 @@ def find_learning_rate(model, batches, steps=40, lowest=1e-6, highest=1e-1) -> p
     return sweep.assign(smoothed=gaussian_filter1d(sweep.loss, 3) if rows else [])
 
 
-def suggest_learning_rate(sweep) -> float:
-    """Read the rate of the steepest descent off a sweep.
+def suggest_learning_rate(sweep) -> float | None:
+    """Read the rate of the steepest descent off a sweep, where there is one.
 
     Parameters
     ----------
@@ -72,7 +83,8 @@ def suggest_learning_rate(sweep) -> float:
 
     Returns
     -------
-    float
+    float or None
+        None where the smoothed loss nowhere falls by more than twice the scatter of the loss around it.
 
     Raises
     ------
@@ -87,5 +99,8 @@ def suggest_learning_rate(sweep) -> float:
     """
     if len(sweep) < 2:
         raise CovidxrError(f"a sweep of {len(sweep)} steps has no slope; raise steps or lower the lowest rate")
+    scatter = (sweep.loss - sweep.smoothed).std(ddof=0) if "loss" in sweep else 0.0
+    if (sweep.smoothed.cummax() - sweep.smoothed).max() <= 2 * scatter:
+        return None
     slopes = np.gradient(sweep.smoothed, np.log(sweep.learning_rate))
     return float(sweep.learning_rate.iloc[slopes.argmin()])

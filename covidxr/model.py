@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from numbers import Real
 
-from covidxr._checks import MOST_SIDE, check_seed, check_whole
 from covidxr._tensorflow import keras
+from covidxr.checks import MOST_SIDE, check_seed, check_whole
 from covidxr.errors import CovidxrError, unknown
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions and channels of VGG16's five blocks

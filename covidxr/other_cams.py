@@ -12,7 +12,7 @@ from io import StringIO
 
 import numpy as np
 
-from covidxr import _graph
+from covidxr import _graph, checks
 from covidxr._tensorflow import keras, tf
 from covidxr.errors import CovidxrError
 
@@ -62,7 +62,7 @@ def grad_cam_plus_plus(model, images, classes, layer="block5_conv3") -> np.ndarr
         chosen = classes[start : start + CHUNK]
         return explain(lambda scores: _shifted(scores, chosen), images[start : start + CHUNK], penultimate_layer=layer)
 
-    return _joined(maps, range(0, len(images), CHUNK), images)
+    return _joined(maps, range(0, len(images), CHUNK), images, model)
 
 
 def _shifted(scores, classes):
@@ -127,10 +127,11 @@ def score_cam(model, images, classes, layer="block5_conv3", channels=64) -> np.n
                 max_N=channels,
             )
 
-    return _joined(maps, range(len(images)), images)
+    return _joined(maps, range(len(images)), images, model)
 
 
 def _checked(model, images, classes, layer):
+    checks.finite_weights(model)
     images = _graph.checked_images(images, _graph.input_shape(model))
     classes = _graph.checked_classes(np.asarray(classes), len(images), model.outputs[0].shape[-1])
     _graph.take_apart(model, layer)  # says what is wrong with the layer or the model's end, if anything is
@@ -158,6 +159,8 @@ def _explainer(module, name, model):
     return explainer(copy)
 
 
-def _joined(maps, starts, images):
+def _joined(maps, starts, images, model):
     parts = [np.asarray(maps(start), np.float32) for start in starts]
-    return np.concatenate([np.zeros((0, *images.shape[1:3]), np.float32), *parts])
+    found = np.concatenate([np.zeros((0, *images.shape[1:3]), np.float32), *parts])
+    _graph.check_maps(found, model)
+    return found

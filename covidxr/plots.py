@@ -157,8 +157,8 @@ def learning_rate_curve(sweep, suggestion, ax=None):
     ----------
     sweep : pandas.DataFrame
         From `covidxr.train.find_learning_rate`.
-    suggestion : float
-        The rate to mark.
+    suggestion : float or None
+        The rate to mark; None where the loss does not fall, which the legend then says.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -176,7 +176,10 @@ def learning_rate_curve(sweep, suggestion, ax=None):
     ax = ax or plt.figure(figsize=(5, 3)).subplots()
     ax.plot(sweep.learning_rate, sweep.loss, color=MUTED, linewidth=0.8, label="loss")
     ax.plot(sweep.learning_rate, sweep.smoothed, color=INK, label="smoothed")
-    ax.axvline(suggestion, color=ACCENT, linestyle=":", label=f"steepest: {suggestion:.1e}")
+    if suggestion is None:
+        ax.plot([], [], " ", label="no descent found")
+    else:
+        ax.axvline(suggestion, color=ACCENT, linestyle=":", label=f"steepest: {suggestion:.1e}")
     ax.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     ax.set_ylim(top=min(sweep.loss.max(), 2.5 * sweep.loss.iloc[0]) * 1.05)
     ax.legend(frameon=False)

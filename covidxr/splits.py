@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from covidxr._checks import check_seed, check_share, check_whole
+from covidxr.checks import check_seed, check_share, check_whole
 from covidxr.duplicates import joined
 from covidxr.errors import CovidxrError, unknown
 from covidxr.sources._rows import COLUMNS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from covidxr import checks
 from covidxr.ablation import SIMPLE
 
 _PLACE = ["repeat", "fold"]
@@ -33,6 +34,7 @@ def endings(predictions, simple=SIMPLE) -> pd.DataFrame:
     >>> endings(pd.concat(rows))[["value", "beside", "answers"]].values.tolist()
     [[0.5, 1.0, 1.0]]
     """
+    predictions = predictions.assign(correct=checks.flags("correct", predictions.correct))
     held = predictions[predictions.cell == simple]
     beside = held.groupby(_PLACE).correct.mean().rename("beside")
     shared = predictions[predictions.cell != simple].merge(held[[*_PLACE, "image_id"]], on=[*_PLACE, "image_id"])

@@ -229,9 +229,12 @@ def _earlier_stage(model, train, validation, n_classes, folder, **options):
     settings = {name: value for name, value in options.items() if name not in ("new_start", "balance")}
     key = resume.identity(model, (train, validation, options.get("balance") or ()), settings)
     if (done := read_json(folder / "stage.json")).get("training") == key:
-        history = pd.read_csv(folder / "history.csv")
-        history.attrs["collapsed"] = done["collapsed"]
-        return read_model(folder), history
+        try:
+            history = pd.read_csv(folder / "history.csv")
+            history.attrs["collapsed"] = done["collapsed"]
+            return read_model(folder), history
+        except (ValueError, OSError) as error:
+            print(f"The stage in {folder} is trained again, since what it left cannot be read: {error}")
     history = fit(model, train, validation, n_classes, folder, **options)
     write_json(folder / "stage.json", {"training": key, "collapsed": history.attrs["collapsed"]})
     return model, history

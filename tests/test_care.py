@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from covidxr import care
 from covidxr.care import COPIES, care_steps
 from covidxr.sources._rows import manifest_rows
 
@@ -43,3 +46,24 @@ def test_lungs_of_too_few_patients_leave_the_crop_out(films):
     few = lungs.copy()
     few[5:] = False
     assert "lungs cropped" not in care_steps(manifest, pixels, few, weights="random")
+
+
+def test_memory_grows_with_the_films_and_not_with_their_square(monkeypatch):
+    films, most = 10_000, []
+    monkeypatch.setattr(care, "build_policy", lambda name: lambda pixels, seed: pixels)
+    monkeypatch.setattr(care, "augmented_features", lambda model, batches, passes: drain(batches, most, passes))
+    copies = care._augmented(None, np.zeros((films, 4, 4), np.uint8), "none", 0)
+    assert [len(copy) for copy in copies] == [films] * COPIES
+    assert max(most) < 20e6  # a square matrix of single precision takes 400e6
+
+
+def drain(batches, most, passes):
+    """Stand in for the network: a film's features are its number; keep what a batch took at its peak."""
+    numbers = []
+    for step in range(passes * len(batches)):
+        tracemalloc.start()
+        numbers.append(batches.batch(*divmod(step, len(batches)))[1].argmax(1))
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    numbers = np.concatenate(numbers)
+    return numbers[:, None], numbers

@@ -188,3 +188,78 @@ def test_the_articles_table_is_consistent_in_itself():
 
 def test_every_name_that_is_promised_is_there():
     assert all(hasattr(evaluate, name) for name in evaluate.__all__)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([np.nan, 0.5, 0.5], "probabilities holds nan at place 2, 0"),
+        ([np.nan] * 3, "3 such of 12"),
+        ([np.inf, 0, 0], "holds inf"),
+        ([-0.5, 1, 0.5], "holds -0.5"),
+        ([0.1, 0.1, 0.1], "image 2 sum to 0.3, not to 1"),
+    ],
+)
+def test_a_row_that_is_no_probabilities_names_no_class(row, said):
+    probabilities = np.full((4, 3), 1 / 3)
+    probabilities[2] = row
+    with pytest.raises(CovidxrError, match=said):
+        prediction_table(rows(), probabilities, CLASSES)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("layer", ["dense_1", "dense_2"])
+def test_a_network_of_weights_that_are_no_numbers_is_not_believed(layer, value):
+    model = build_baseline(9)
+    kernel, bias = model.get_layer(layer).get_weights()
+    kernel[3, 1] = value
+    model.get_layer(layer).set_weights([kernel, bias])
+    with pytest.raises(CovidxrError, match=f"1 of {kernel.size} values of {layer}/kernel .* are NaN or infinite"):
+        predict(model, np.full((5, 9, 9), 7, np.uint8))
+
+
+def test_an_answer_that_is_no_number_is_not_believed():
+    model = build_baseline(9)
+    for layer in ("dense_1", "dense_2"):
+        model.get_layer(layer).set_weights([np.full_like(a, 1e30) for a in model.get_layer(layer).get_weights()])
+    with pytest.raises(CovidxrError, match="answers 5 of 5 images with NaN or infinity: its weights are too large"):
+        predict(model, np.full((5, 9, 9), 7, np.uint8))
+
+
+def test_images_that_the_network_does_not_take_are_refused():
+    with pytest.raises(CovidxrError, match=r"takes images of shape \(9, 9\), these have shape \(12, 9\)"):
+        predict(build_baseline(9), np.zeros((2, 12, 9), np.uint8))
+    with pytest.raises(CovidxrError, match="images holds no image"):
+        predict(build_baseline(9), np.zeros((0, 9, 9), np.uint8))
+
+
+@pytest.mark.parametrize("counted", [confusion, classification_table])
+@pytest.mark.parametrize(
+    ("labels", "predicted", "said"),
+    [
+        (["a", "c"], ["a", "b"], "unknown label 'c'; available: a, b"),
+        (["a", "b"], ["a", "c"], "unknown predicted label 'c'"),
+        (["a", np.nan], ["a", "b"], "unknown label nan"),
+        (["a", "b"], ["a"], "2 labels, 1 predicted"),
+        ([], [], "holds no image"),
+    ],
+)
+def test_no_answer_is_dropped_from_a_count(counted, labels, predicted, said):
+    with pytest.raises(CovidxrError, match=said):
+        counted(labels, predicted, ["a", "b"])
+
+
+@pytest.mark.parametrize("confidence", [1.5, -0.1, np.nan])
+def test_a_confidence_that_is_none_has_no_bin(confidence):
+    with pytest.raises(CovidxrError, match="confidence holds .* where a number from 0 to 1 is needed"):
+        reliability([confidence, 0.5], [True, False])
+
+
+def test_features_that_are_no_numbers_are_not_fitted_on():
+    x, labels = np.array([[0.0], [np.nan], [9.0], [10.0]]), ["low", "low", "high", "high"]
+    with pytest.raises(CovidxrError, match="train_x holds nan at place 1, 0"):
+        logistic_regression(x, labels, x)
+    with pytest.raises(CovidxrError, match="4 features, 3 labels"):
+        logistic_regression(x, labels[1:], x)
+    with pytest.raises(CovidxrError, match="values holds nan at place 1"):
+        separability(x.ravel(), labels)

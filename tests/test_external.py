@@ -11,7 +11,7 @@ from PIL import Image
 
 from covidxr.calibration import choose_threshold
 from covidxr.dataset import CLASSES, read_source
-from covidxr.elsewhere import comparison
+from covidxr.elsewhere import comparison, with_intervals
 from covidxr.errors import CovidxrError
 from covidxr.evaluate import prediction_table
 from covidxr.external import (
@@ -22,7 +22,7 @@ from covidxr.external import (
     read_external,
     read_externals,
 )
-from covidxr.files import write_json
+from covidxr.files import read_json, write_json
 from covidxr.intervals import wilson_interval
 from covidxr.network_probes import counted
 from covidxr.sources._rows import manifest_rows
@@ -75,7 +75,7 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
     }
     assert predictions.predicted.tolist().count("COVID-19") == 6 and len(predictions) == 10
     assert list(predictions.columns) == list(
-        prediction_table(external_set(MIXED).manifest, np.ones((10, 3)), CLASSES).columns
+        prediction_table(external_set(MIXED).manifest, np.full((10, 3), 1 / 3), CLASSES).columns
     )
     batch = np.concatenate(model.batches)
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
@@ -357,3 +357,16 @@ def test_without_a_positive_class_only_the_classes_own_accuracy_is_measured():
     assert found["sensitivity"] is found["specificity"] is found["auc"] is found["brier"] is None
     assert found["accuracy"] == pytest.approx(4 / 6) and found["unknown_labels"] == {"No finding": 2, "Pneumonia": 2}
     assert fix_on_validation(None, CLASSES, positive=None) is None
+
+
+def test_without_a_threshold_that_beats_chance_there_is_none_and_the_reason_stands_in_its_place(tmp_path):
+    films = pd.DataFrame({"label": ["COVID-19", "Normal"] * 10, "source": "x", "p_COVID-19": [0.2, 0.8] * 10})
+    settings = fix_on_validation(films.assign(p_Normal=1 - films["p_COVID-19"], p_Bacteria=0.0), CLASSES)
+    assert settings.threshold is None and "no threshold beats chance" in settings.rule
+    metrics, _ = evaluate_external(CornerReader(), external_set(MIXED), CLASSES, settings)
+    at = metrics["at_threshold"]
+    assert at["threshold"] is at["sensitivity"] is at["specificity_interval"] is None and at["rule"] == settings.rule
+    assert "threshold none: no threshold beats chance" in comparison({"test": metrics})[0]
+    assert set(with_intervals({"test": metrics}).index) == {"sensitivity, test", "specificity, test", "AUC, test"}
+    write_json(tmp_path / "metrics.json", {"external": metrics, "settings": settings._asdict()})
+    assert read_json(tmp_path / "metrics.json")["settings"]["threshold"] is None

@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
         ({"n": np.int64(3), "share": np.float32(0.5), "ok": np.bool_(True)}, {"n": 3, "share": 0.5, "ok": True}),
         ({"interval": np.array([0.25, 0.5]), "one": np.array([7])}, {"interval": [0.25, 0.5], "one": [7]}),
         ({"path": Path("runs/demo"), "label": "肺 \n"}, {"path": str(Path("runs/demo")), "label": "肺 \n"}),
-        ([], []),
+        ({}, {}),
     ],
 )
 def test_json_comes_back(value, expected, tmp_path):
@@ -125,3 +125,42 @@ def test_csv_holds_the_rows_without_an_index(tmp_path):
     back = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(back, frame.reset_index(drop=True), check_dtype=False)
     assert b"\r" not in (tmp_path / "a.csv").read_bytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, np.float32("nan")])
+@pytest.mark.parametrize(
+    ("wrap", "key"),
+    [
+        (lambda bad: {"test": {"accuracy": bad}}, r"test\.accuracy is"),
+        (lambda bad: {"test": [{"n": 1}, {"interval": np.array([0.5, bad])}]}, r"test\.1\.interval\.1 is"),
+        (lambda bad: {3: bad}, "3 is"),
+    ],
+)
+def test_json_refuses_what_it_cannot_say_and_names_the_key(bad, wrap, key, tmp_path):
+    write_json(tmp_path / "a.json", {"n": 1})
+    with pytest.raises(CovidxrError, match=key):
+        write_json(tmp_path / "a.json", wrap(bad))
+    assert read_json(tmp_path / "a.json") == {"n": 1} and names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": {"b": NaN}}', "a.b is nan"),
+        ('{"a": [1, Infinity]}', "a.1 is inf"),
+        ('{"a": 1e999}', "a is inf"),
+        ("[1, 2]", "holds a list"),
+        ('"text"', "holds a str"),
+        ("[" * 100_000, "not a JSON file"),
+    ],
+)
+def test_json_of_no_numbers_or_no_names_is_a_sentence(content, said, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(CovidxrError, match=f"a.json: not a JSON file.*{said}|{said}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_folder_in_place_of_json_is_a_sentence(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(CovidxrError, match=r"a\.json: not a JSON file"):
+        read_json(tmp_path / "a.json")

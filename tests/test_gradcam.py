@@ -314,7 +314,8 @@ def test_unsuitable_layers_and_styles_are_refused(model, arguments, message):
         (lambda x: x.astype(float), "float32.*found float64"),
         (lambda x: (255 * x).astype(np.uint8), "float32.*found uint8"),
         (lambda x: 255 * x, r"in \[0, 1\].*found values from .* to 25"),
-        (lambda x: x * np.float32("nan"), "found values from nan"),
+        (lambda x: x * np.float32("nan"), "found NaN or infinity"),
+        (lambda x: np.where(x > 0.99, np.float32("inf"), x), "found NaN or infinity"),
     ],
 )
 def test_unsuitable_images_are_refused(pool_maps, images, change, message):
@@ -335,3 +336,26 @@ def test_unsuitable_images_are_refused(pool_maps, images, change, message):
 def test_unsuitable_classes_are_refused(pool_maps, images, classes, message):
     with pytest.raises(CovidxrError, match=message):
         pool_maps(images, classes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("style", gradcam.STYLES)
+@pytest.mark.parametrize("layer", ["conv_a", "dense_2"])
+def test_weights_that_are_no_numbers_have_no_maps(layer, style, value, data, images):
+    model = tiny_model(data)
+    explain = GradCAM(model, "block5_conv3", style)
+    kernel, bias = model.get_layer(layer).get_weights()
+    kernel.flat[3] = value
+    model.get_layer(layer).set_weights([kernel, bias])
+    with pytest.raises(
+        CovidxrError, match=f"1 of {kernel.size} values of {layer}/kernel .* NaN or infinite.*train it again"
+    ):
+        explain(images[:2])
+
+
+def test_maps_that_are_no_numbers_are_not_handed_out(data, images):
+    model = tiny_model(data)
+    for name in ("conv_a", "block5_conv3", "dense_1", "dense_2"):  # finite, but their products are not
+        model.get_layer(name).set_weights([np.full_like(array, 1e30) for array in model.get_layer(name).get_weights()])
+    with pytest.raises(CovidxrError, match="2 of 2 maps .* are NaN: its weights are too large"):
+        GradCAM(model, "block5_conv3")(images[:2])

@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from covidxr.intervals import accuracy_with_interval, bootstrap_interval, called_right, share_interval, wilson_interval
+from covidxr.errors import CovidxrError
+from covidxr.intervals import (
+    accuracy_with_interval,
+    auc_with_interval,
+    bootstrap_interval,
+    called_right,
+    discrimination,
+    share_interval,
+    wilson_interval,
+)
 
 
 def width(interval) -> float:
@@ -139,10 +149,10 @@ def test_all_films_of_a_drawn_patient_come_along():
 def test_draws_without_a_finite_value_are_left_out():
     values = np.arange(10.0)
 
-    def mean_unless_the_first_is_drawn(rows):
-        return np.nan if 0 in rows else values[rows].mean()
+    def mean_if_the_last_is_drawn(rows):
+        return values[rows].mean() if 9 in rows else np.nan
 
-    low, high = bootstrap_interval(mean_unless_the_first_is_drawn, np.arange(10))
+    low, high = bootstrap_interval(mean_if_the_last_is_drawn, np.arange(10))
     assert 1 < low < 5 < high < 9
 
 
@@ -154,3 +164,89 @@ def test_the_seed_fixes_the_interval_and_confidence_widens_it():
 
     assert interval() == interval() != interval(seed=1)
     assert width(interval(confidence=0.5)) < width(interval()) < width(interval(confidence=0.99))
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "said"),
+    [
+        (6, 5, "the number of successes holds 6 .* from 0 to 5 is needed"),
+        (-1, 5, "successes holds -1"),
+        (1, -5, "the number of trials holds -5"),
+        (float("nan"), 5, "successes holds nan"),
+        (1, float("nan"), "trials holds nan"),
+        (1, float("inf"), "trials holds inf"),
+        ("many", 5, "must hold numbers"),
+    ],
+)
+def test_impossible_counts_have_no_interval(successes, n, said):
+    with pytest.raises(CovidxrError, match=said):
+        wilson_interval(successes, n)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5, float("nan")])
+def test_a_level_that_is_none_is_refused(confidence):
+    for interval in (
+        lambda **how: wilson_interval(1, 2, **how),
+        lambda **how: bootstrap_interval(np.mean, [1, 2], **how),
+    ):
+        with pytest.raises(CovidxrError, match="give a level between 0 and 1"):
+            interval(confidence=confidence)
+
+
+FOUR, NAMES = [True, False, True, False], list("abcd")
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda: share_interval(FOUR, NAMES[:3]), "4 hits, 3 patients"),
+        (lambda: accuracy_with_interval(FOUR, NAMES[:3]), "4 hits, 3 patients"),
+        (lambda: called_right(FOUR, FOUR[:3], NAMES), "4 ill, 3 called, 4 patients"),
+        (lambda: auc_with_interval(FOUR, [0.1, 0.2, 0.3], NAMES), "4 ill, 3 score"),
+        (lambda: discrimination(FOUR, FOUR, [0.1, 0.2, 0.3, 0.4, 0.5], NAMES), "5 score"),
+    ],
+)
+def test_arrays_of_different_lengths_are_refused(measure, said):
+    with pytest.raises(CovidxrError, match=said):
+        measure()
+
+
+@pytest.mark.parametrize("gap", [np.nan, None, pd.NA, 2, -1, "perhaps"])
+def test_an_answer_that_is_neither_right_nor_wrong_is_refused(gap):
+    answers = [True, gap, True, False]
+    for measure in (share_interval, accuracy_with_interval, lambda answers: called_right(FOUR, answers, NAMES)):
+        with pytest.raises(CovidxrError, match="must be true or false for every image"):
+            measure(answers)
+
+
+@pytest.mark.parametrize("gap", [np.nan, None])
+def test_a_missing_patient_is_refused(gap):
+    patients = ["a", gap, "b", gap]
+    for measure in (share_interval, lambda hits, who: bootstrap_interval(lambda rows: 0.5, who)):
+        with pytest.raises(CovidxrError, match="the patient of 2 of 4 images is missing"):
+            measure(FOUR, patients)
+
+
+def test_a_score_that_is_no_number_has_no_curve():
+    with pytest.raises(CovidxrError, match="score holds nan at place 2"):
+        auc_with_interval(FOUR, [0.1, 0.2, np.nan, 0.4], NAMES)
+    with pytest.raises(CovidxrError, match="score holds inf at place 0"):
+        discrimination(FOUR, FOUR, [np.inf, 0.2, 0.3, 0.4], NAMES)
+    with pytest.raises(CovidxrError, match="4 of 4 images are ill; an area under the ROC curve needs both kinds"):
+        auc_with_interval([True] * 4, [0.1, 0.2, 0.3, 0.4], NAMES)
+
+
+def test_a_gap_among_the_values_is_not_left_out_with_the_draws_that_hold_it():
+    values = np.r_[np.arange(9.0), np.nan]
+    with pytest.raises(CovidxrError, match="the statistic of all 10 rows is nan"):
+        bootstrap_interval(lambda rows: values[rows].mean(), np.arange(10))
+
+
+@pytest.mark.parametrize(
+    ("groups", "draws", "said"), [([], 9, "holds no image"), ([1, 2], 0, "draws is 0"), ([1], 2.5, "2.5")]
+)
+def test_nothing_to_draw_from_is_a_sentence(groups, draws, said):
+    with pytest.raises(CovidxrError, match=said):
+        bootstrap_interval(len, groups, draws=draws)
+    with pytest.raises(CovidxrError, match="holds no image"):
+        accuracy_with_interval([])

@@ -11,6 +11,7 @@ from covidxr.augment import AugmentedBatches, build_policy
 from covidxr.errors import CovidxrError
 from covidxr.learning_rate import find_learning_rate, suggest_learning_rate
 from covidxr.model import build_baseline
+from covidxr.plots import learning_rate_curve
 from covidxr.train import Films, fit, set_seed
 
 
@@ -116,3 +117,37 @@ def test_a_sweep_too_short_for_a_slope_says_so(losses):
     sweep = find_learning_rate(Losses(losses), batches(), steps=9)
     with pytest.raises(CovidxrError, match=f"sweep of {len(losses) - 1} steps has no slope; raise steps"):
         suggest_learning_rate(sweep)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize(
+    "losses", [np.linspace(1, 3.5, 30), np.geomspace(1, 3.5, 30), np.full(30, 1.1)], ids=["line", "curve", "level"]
+)
+def test_a_curve_that_does_not_fall_has_no_steepest_descent(losses, noise):
+    losses = np.abs(losses + np.random.default_rng(1).normal(0, noise, 30))
+    sweep = find_learning_rate(Losses(losses), batches(), steps=30)
+    assert len(sweep) == 30 and suggest_learning_rate(sweep) is None
+    ax = learning_rate_curve(sweep, suggest_learning_rate(sweep))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["loss", "smoothed", "no descent found"]
+
+
+def test_a_curve_that_falls_is_marked_at_its_steepest():
+    sweep = find_learning_rate(Losses(np.linspace(3, 0.1, 30)), batches(), steps=30)
+    ax = learning_rate_curve(sweep, suggest_learning_rate(sweep))
+    assert ax.get_legend().get_texts()[-1].get_text().startswith("steepest: ")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": -5}, "steps is -5; give a whole number of 1 or more"),
+        ({"lowest": 0.0}, "from 0.0 to 0.1 do not rise"),
+        ({"lowest": 1.0}, "do not rise"),
+        ({"highest": np.nan}, "do not rise"),
+        ({"highest": np.inf}, "do not rise"),
+    ],
+)
+def test_a_sweep_over_nothing_is_refused(how, said):
+    with pytest.raises(CovidxrError, match=said):
+        find_learning_rate(Losses([1.0]), batches(), **how)

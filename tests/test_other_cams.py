@@ -116,3 +116,11 @@ def test_a_missing_library_is_said_in_a_sentence(method, images, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(CovidxrError, match="need tf-keras-vis, which cannot be imported here"):
         method(spotter(), images, 1, "conv")
+
+
+@by_method
+def test_weights_that_are_no_numbers_have_no_maps(method, images):
+    model = spotter()
+    model.get_layer("scores").set_weights([np.full((128, 3), np.nan, "float32"), np.zeros(3, "float32")])
+    with pytest.raises(CovidxrError, match="384 of 384 values of scores/kernel .* NaN or infinite"):
+        method(model, images, 1, "conv")

@@ -78,7 +78,7 @@ def test_an_unfinished_folder_still_has_a_page(tmp_path, metrics):
 
 
 def test_values_off_the_scale_are_printed_but_not_drawn(tmp_path):
-    html = page_of(tmp_path, {"audit": {"drop": {"value": -0.2}, "broken": {"value": float("nan")}}})
+    html = page_of(tmp_path, {"audit": {"drop": {"value": -0.2}, "broken": {"value": None}}})
     assert "-0.200" in html
     assert 'class="dot" style' not in html
 

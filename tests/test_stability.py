@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 from test_ablation import predictions
 
 from covidxr.ablation import SIMPLE
+from covidxr.errors import CovidxrError
 from covidxr.stability import ending_sentences, endings
 
 
@@ -50,3 +52,9 @@ def test_without_the_simple_model_it_says_so():
     assert ending_sentences(endings(table[table.cell != SIMPLE])) == [
         "There is no cell 'the simple model' to hold the trainings against."
     ]
+
+
+def test_an_answer_that_is_missing_is_not_averaged_over():
+    table = sweep()
+    with pytest.raises(CovidxrError, match="correct must be true or false for every image, which nan is not"):
+        endings(table.assign(correct=table.correct.astype(float).where(table.index > 3)))

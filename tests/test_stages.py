@@ -98,7 +98,8 @@ def test_training_goes_on_where_the_small_films_left_it(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "model.keras"]
 
 
-def test_a_break_in_the_second_stage_loses_neither(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [None, "model.keras", "history.csv"])
+def test_a_break_in_the_second_stage_loses_neither_and_what_is_damaged_is_trained_again(damaged, tmp_path, monkeypatch):
     def run(folder):
         return fit_stages(build_baseline(9), TWO, build_baseline, films_at, 3, folder, **OPTIONS)[1]
 
@@ -113,9 +114,11 @@ def test_a_break_in_the_second_stage_loses_neither(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
     monkeypatch.undo()
+    for path in (tmp_path / "broken" / "stages").rglob(damaged or "none"):
+        path.write_bytes(b"")
     monkeypatch.setattr(stages, "fit", lambda *a, **k: trained.append(k["epochs"]) or train.fit(*a, **k))
     pd.testing.assert_frame_equal(run(tmp_path / "broken"), expected)
-    assert trained == [2]  # the first stage was read, not trained
+    assert trained == ([TWO[0]["epochs"], 2] if damaged else [2])  # a sound first stage is read, not trained
 
 
 def test_films_of_each_size_are_decoded_once(tmp_path, monkeypatch):

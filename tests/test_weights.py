@@ -245,3 +245,38 @@ def test_recorded_sums_and_published_digits(shared):
     assert weights["block1_conv1"][0][0, 0, 2, 0] == np.float32(0.4800154)
     weights["block5_conv3"][1][-1] += 1
     assert module._first_not_imagenet(weights) == "block5_conv3"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", ["h5", "npz"])
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_set(value, suffix, tmp_path):
+    weights, model = some_weights(seed=2), tiny_vgg()
+    before = model.get_weights()
+    weights["block3_conv2"][1][2] = value
+    path = tmp_path / f"mine.{suffix}"
+    if suffix == "npz":
+        np.savez(
+            path, **{f"{n}/{part}": a for n in weights for part, a in zip(("kernel", "bias"), weights[n], strict=True)}
+        )
+    else:
+        write_h5(path, weights)
+    with pytest.raises(
+        CovidxrError, match=f"weights from file {re.escape(str(path))} .*'block3_conv2' holds NaN or infinity"
+    ):
+        load_weights(model, path)
+    assert same(model.get_weights(), before)
+
+
+def test_a_weights_file_that_unpacks_to_more_than_the_memory_is_not_read(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "vast.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as member,
+    ):
+        for _ in range(11):
+            member.write(bytes(100_000_000))
+    with pytest.raises(CovidxrError, match="unpacks to 1,100,000,000 bytes"):
+        load_weights(tiny_vgg(), tmp_path / "vast.npz")
+    with h5py.File(tmp_path / "vast.h5", "w") as file:
+        file.create_dataset("block1_conv1/kernel", (100, 100, 10_000, 10_000), "f4", chunks=(10, 10, 100, 100))
+    with pytest.raises(CovidxrError, match="larger than any layer of VGG16"):
+        load_weights(tiny_vgg(), tmp_path / "vast.h5")

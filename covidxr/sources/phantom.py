@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from covidxr._checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr._opencv import cv2
+from covidxr.checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.errors import CovidxrError, unknown
 from covidxr.files import atomic_path
 from covidxr.sources._anatomy import draw_body, draw_pose
