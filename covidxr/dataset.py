@@ -15,7 +15,7 @@ from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
-from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
+from covidxr.sources._rows import COLUMNS, MASK_COLUMNS, manifest_rows, read_table
 from covidxr.splits import (
     SPLITS,
     check_manifest,
@@ -255,9 +255,21 @@ def save_run(run_dir, assembly) -> None:
     24
     """
     run_dir = Path(run_dir)
-    write_csv(run_dir / "rejected.csv", assembly.rejected)
+    write_csv(run_dir / "rejected.csv", _with_paths(assembly.rejected, lambda path: _within(run_dir, path)))
     save_pixels(run_dir / "pixels.npz", assembly.manifest.image_id, assembly.pixels)
-    write_csv(run_dir / "manifest.csv", assembly.manifest)
+    write_csv(run_dir / "manifest.csv", _with_paths(assembly.manifest, lambda path: _within(run_dir, path)))
+
+
+def _with_paths(table, change):
+    """A table with its paths changed; empty ones stay empty."""
+    columns = [column for column in ("path", *MASK_COLUMNS) if column in table]
+    return table.assign(**{column: [change(path) if path else "" for path in table[column]] for column in columns})
+
+
+def _within(run_dir, path):
+    """A path as seen from the run folder where it lies in it, so that the folder can be moved; in full otherwise."""
+    folder, path = run_dir.absolute(), Path(path).absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def read_run(run_dir) -> Assembly:
@@ -291,4 +303,6 @@ def read_run(run_dir) -> Assembly:
     image_ids, pixels = read_pixels(run_dir / "pixels.npz")
     if image_ids != manifest.image_id.tolist():
         raise CovidxrError(f"{run_dir}: pixels.npz is not of manifest.csv; run notebook 01_dataset_assembly again")
-    return Assembly(manifest, pixels, read_table(run_dir / "rejected.csv", ("image_id", "path", "reason")))
+    rejected = read_table(run_dir / "rejected.csv", ("image_id", "path", "reason"))
+    found = (_with_paths(table, lambda path: str(run_dir / path)) for table in (manifest, rejected))
+    return Assembly(next(found), pixels, next(found))

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from covidxr.errors import CovidxrError
 
+SECTIONS = (
+    ".sections"  # a file in a run folder: while it is there, the sections written into metrics.json are noted in it
+)
+
 
 @contextlib.contextmanager
 def atomic_path(path):
