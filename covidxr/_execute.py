@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -25,7 +27,9 @@ from covidxr._quiet import quiet_environment
 from covidxr.errors import CovidxrError
 from covidxr.files import atomic_path
 
+_PREFIX = "covidxr-"  # of folders in the system's temporary one
 _SAMPLE_SECONDS = 0.2
+_END_SECONDS = 5
 _KERNEL_START_SECONDS = 180  # a busy machine may take a minute
 _LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
 _ERROR_LINES = 6  # TensorFlow appends its graph to some messages
@@ -114,8 +118,8 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     target.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     try:
-        with _environment(), _connection() as config, _Meter(on_tick) as meter:
-            error = _papermill(notebook, working, parameters, config)
+        with _folder() as folder, _environment(folder), _Meter(on_tick) as meter, _no_kernel_left():
+            error = _papermill(notebook, working, parameters, _connection(folder))
         copy = _tidy(working)
         os.replace(working, failed if error else target)
     finally:
@@ -183,12 +187,12 @@ def _render(notebook, target):
 
 
 @contextlib.contextmanager
-def _environment():
-    """Environment variables of the kernel, in force for the length of the block."""
+def _environment(folder):
+    """Environment variables of the kernel, in force for the length of the block; what it writes for the moment ends with it."""
     before = dict(os.environ)
     root = str(Path(covidxr.__file__).parent.parent)
     quiet_environment()
-    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.update(PYTHONHASHSEED="0", TMPDIR=folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
     try:
         yield
@@ -198,15 +202,38 @@ def _environment():
 
 
 @contextlib.contextmanager
-def _connection():
+def _folder():
+    """A folder for the length of the block, named after this process, so that a later one knows what a killed one left."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*_*"):
+        if not psutil.pid_exists(int(re.match(r"\d+", left.name.removeprefix(_PREFIX))[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}_", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _connection(folder):
     """How to speak with the kernel: through sockets in a folder of this user's, where the system has them.
 
     TCP ports are chosen before the kernel opens them, and another run may take one in between.
     """
-    with tempfile.TemporaryDirectory(prefix="covidxr-") as folder:
-        file = os.path.join(folder, "kernel.json")
-        sockets = os.name == "posix" and len(file) <= _LONGEST_SOCKET
-        yield Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc" if sockets else "tcp"}})
+    file = os.path.join(folder, "kernel.json")
+    sockets = os.name == "posix" and len(file) <= _LONGEST_SOCKET
+    return Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc" if sockets else "tcp"}})
+
+
+@contextlib.contextmanager
+def _no_kernel_left():
+    """End what the block has started when it is broken off; papermill asks the kernel, which may be busy, and does not insist."""
+    before = set(psutil.Process().children())
+    try:
+        yield
+    except BaseException:
+        started = [child for child in psutil.Process().children(recursive=True) if child not in before]
+        for child in started:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(started, timeout=_END_SECONDS)
+        raise
 
 
 class _Meter:

@@ -1,29 +1,43 @@
-"""What a run is going to do: its notebooks, their parameters and their keys, all checked before anything starts."""
+"""What a run is going to do: its notebooks, their parameters and what they read, all checked before anything starts."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 
-import covidxr
+from covidxr._code import code_of
 from covidxr._profile import NOTEBOOKS
 from covidxr.errors import CovidxrError, unknown
 
 _SHARED = "all"  # the profile's section for every notebook
 _WHEN_ASKED = ("08_what_matters",)  # takes hours: run where the profile has a section for it, or by --only
 _KINDS = {
-    bool: "true or false",
-    (int, float): "a number",
-    list: "a list, such as '[a, b]'",
-    dict: "pairs, such as '{a: b}'",
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a text"),
+    "list": (list, "a list, such as '[a, b]'"),
+    "dict": (dict, "pairs, such as '{a: b}'"),
+    "None": (type(None), "null"),
 }
-_CODE_SUFFIXES = (".py", ".csv", ".json", ".txt", ".yaml")  # what can change a notebook's results; templates cannot
+# What numbers can be, by the names of parameters; no other is below 0.
+_AT_LEAST = {
+    "per_class": 1,
+    "image_size": 1,
+    "image_sizes": 1,
+    "batch_size": 1,
+    "score_channels": 1,
+    "repeats": 1,
+    "folds": 2,
+}
+_SHARES = ("_share", "_sensitivity")  # endings of what lies between 0 and 1
+_COUNTS = "n_"  # beginning of what is 1 or more
+_NOT_EMPTY = ("sources", "classes")
 
 
 @dataclass
@@ -34,14 +48,16 @@ class Step:
     ----------
     path : pathlib.Path
         The notebook without outputs.
-    source : list
-        Type, text and tags of each cell.
+    cells : list of str
+        Its code cells, without that of the parameters.
     declared : dict
         Names and default values in its cell tagged ``parameters``.
     parameters : dict
         The values given to it, of the profile, the command line and the runner.
-    key : str
-        Hash of all that decides what the notebook does, the notebooks before it included.
+    kinds : dict
+        What each parameter can be, as an annotation.
+    reads : list of str or None
+        What it reads of the run folder, as its metadata say; None for all that the notebooks before it leave.
     wanted : bool
         Whether the profile runs it; otherwise it is run when it is asked for by name.
 
@@ -52,10 +68,11 @@ class Step:
     """
 
     path: Path
-    source: list
+    cells: list
     declared: dict
     parameters: dict = field(default_factory=dict)
-    key: str = ""
+    kinds: dict = field(default_factory=dict)
+    reads: list | None = None
     wanted: bool = True
 
     @property
@@ -67,6 +84,11 @@ class Step:
     def values(self) -> dict:
         """dict: All parameters with the values that the notebook sees."""
         return {**self.declared, **self.parameters}
+
+    @property
+    def code(self) -> str:
+        """str: Sum of the code that decides what it finds, by `covidxr._code.code_of`."""
+        return code_of(self.cells)
 
 
 def read_steps(notebooks: Path = NOTEBOOKS) -> list[Step]:
@@ -100,7 +122,7 @@ def read_steps(notebooks: Path = NOTEBOOKS) -> list[Step]:
 
 
 def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS) -> list[Step]:
-    """Give each notebook its parameters and its key.
+    """Give each notebook its parameters.
 
     Parameters
     ----------
@@ -131,13 +153,11 @@ def plan(profile: dict, typed: dict, injected: dict, notebooks: Path = NOTEBOOKS
     """
     steps = read_steps(notebooks)
     _check_names(steps, profile, typed)
-    previous = _package_hash()
     for step in steps:
         given = {**profile.get(_SHARED, {}), **profile.get(step.stem, {}), **typed, **injected}
         step.wanted = step.stem in profile or step.stem not in _WHEN_ASKED
         step.parameters = {name: given[name] for name in sorted(given) if name in step.declared}
-        _check_kinds(step)
-        previous = step.key = _digest([step.source, step.parameters, previous])
+        _check_values(step)
     return steps
 
 
@@ -173,30 +193,45 @@ def choose(steps: list[Step], only: str | None) -> list[Step]:
 
 
 def _read_step(path):
-    cells = nbformat.read(path, as_version=4).cells
+    notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise CovidxrError(f"{path.name}: exactly one cell must be tagged 'parameters', found {len(tagged)}")
-    source = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    return Step(path, source, _assignments(tagged[0].source, path.name))
+    code = [cell.source for cell in cells if cell.cell_type == "code" and cell is not tagged[0]]
+    assigned = _assignments(tagged[0].source, path.name)
+    declared, kinds = ({name: pair[i] for name, pair in assigned.items()} for i in (0, 1))
+    return Step(path, code, declared, kinds=kinds, reads=notebook.metadata.get("covidxr", {}).get("reads"))
 
 
 def _assignments(source, where):
-    """Names and values that a cell assigns; a value that is no plain constant is kept as its text."""
+    """Names that a cell assigns, with value and kind; a value that is no plain constant is kept as its text."""
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
         raise CovidxrError(f"{where}: line {error.lineno} of the parameters cell is not Python: {error.msg}") from None
-    targets = [(node.targets[0], node.value) for node in body if isinstance(node, ast.Assign)]
-    targets += [(node.target, node.value) for node in body if isinstance(node, ast.AnnAssign) and node.value]
-    return {target.id: _constant(value) for target, value in targets if isinstance(target, ast.Name)}
+    targets = [(node.targets[0], node.value, None) for node in body if isinstance(node, ast.Assign)]
+    targets += [
+        (node.target, node.value, node.annotation) for node in body if isinstance(node, ast.AnnAssign) and node.value
+    ]
+    return {target.id: _constant(value, kind) for target, value, kind in targets if isinstance(target, ast.Name)}
 
 
-def _constant(node):
+def _constant(node, annotation):
     try:
-        return ast.literal_eval(node)
+        value = ast.literal_eval(node)
     except (ValueError, TypeError):
-        return ast.unparse(node)
+        return ast.unparse(node), annotation
+    return value, annotation or _kind_of(value)
+
+
+def _kind_of(value):
+    """The kind of a default value; None can be anything."""
+    if value is None:
+        return None
+    elements = {ast.unparse(kind) for kind in map(_kind_of, value) if kind} if isinstance(value, list) else ()
+    inside = f"[{elements.pop()}]" if len(elements) == 1 else ""
+    return ast.parse(type(value).__name__ + inside, mode="eval").body
 
 
 def _check_names(steps, profile, typed):
@@ -219,20 +254,62 @@ def _check_declared(where, parameters, declared):
             raise CovidxrError(f"{where}: unknown parameter {name!r}{hint} declared: {', '.join(sorted(declared))}")
 
 
-def _check_kinds(step):
-    """A text where a list belongs would be taken for a list of letters, hours later in the last notebook."""
+def _check_values(step):
+    """What is of the wrong kind would end the run hours later, or be taken for something else: a text for its letters."""
     for name, value in step.parameters.items():
-        kind = next((kind for kind in _KINDS if isinstance(step.declared[name], kind)), object)
-        if value is not None and not isinstance(value, kind):
-            raise CovidxrError(f"{step.stem}: {name} takes {_KINDS[kind]}, not {value!r}")
+        kind = step.kinds.get(name)
+        if kind is not None and not _fits(kind, value):
+            raise CovidxrError(
+                f"{step.stem}: {name} takes {_in_words(kind)}, not {'null' if value is None else repr(value)}"
+            )
+        if name in _NOT_EMPTY and value == []:
+            raise CovidxrError(f"{step.stem}: {name} is empty; name at least one")
+        if wrong := _out_of_range(name, value):
+            raise CovidxrError(f"{step.stem}: {wrong}")
+        step.parameters[name] = _whole(value) if kind is not None and not _fits(kind, 0.5) else value
 
 
-def _package_hash():
-    folder = Path(covidxr.__file__).parent
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _CODE_SUFFIXES and path.is_file()]
-    contents = [[path.relative_to(folder).as_posix(), path.read_bytes().hex()] for path in files]
-    return _digest([covidxr.__version__, contents])
+def _fits(kind, value):
+    if isinstance(kind, ast.BinOp):  # a | b
+        return _fits(kind.left, value) or _fits(kind.right, value)
+    if isinstance(kind, ast.Subscript):  # list[a]
+        inside = value.values() if isinstance(value, dict) else value
+        return _fits(kind.value, value) and all(_fits(_inside(kind), element) for element in inside)
+    wanted = _KINDS.get(ast.unparse(kind), (object,))[0]
+    if isinstance(value, bool):
+        return wanted in (bool, object)
+    return isinstance(value, wanted) or (wanted is int and isinstance(value, float) and value.is_integer())
 
 
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+def _inside(kind):
+    """What a list or the values of a dictionary are."""
+    return kind.slice.elts[-1] if isinstance(kind.slice, ast.Tuple) else kind.slice
+
+
+def _in_words(kind):
+    if isinstance(kind, ast.BinOp):
+        return f"{_in_words(kind.left)} or {_in_words(kind.right)}"
+    if isinstance(kind, ast.Subscript):
+        return f"{_in_words(kind.value)}, each {_in_words(_inside(kind))}"
+    return _KINDS.get(ast.unparse(kind), (object, ast.unparse(kind)))[1]
+
+
+def _whole(value):
+    """``1e3`` is read as 1000.0; where a whole number belongs, that is meant."""
+    if isinstance(value, list):
+        return [_whole(element) for element in value]
+    return int(value) if isinstance(value, float) else value
+
+
+def _out_of_range(name, value):
+    """What is wrong with a number, or with those within a list or within pairs."""
+    if isinstance(value, dict):
+        return next(filter(None, (_out_of_range(str(key), inside) for key, inside in value.items())), None)
+    if isinstance(value, list):
+        return next(filter(None, (_out_of_range(name, inside) for inside in value)), None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    least, most = _AT_LEAST.get(name, int(name.startswith(_COUNTS))), 1 if name.endswith(_SHARES) else math.inf
+    if math.isfinite(value) and least <= value <= most:
+        return None
+    return f"{name} is {value}; give {f'a number from {least} to 1' if most == 1 else f'{least} or more'}"

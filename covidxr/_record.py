@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 import covidxr
+from covidxr.errors import CovidxrError
 from covidxr.files import read_json, write_json
-from covidxr.page import write_page
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "imgaug", "keras-vis")
 
@@ -35,12 +35,17 @@ def open_record(profile: str, steps, run_dir: Path) -> dict:
     -------
     dict
 
+    Raises
+    ------
+    CovidxrError
+        When there is a ``run.json`` that is not the record of a run.
+
     Examples
     --------
     >>> open_record("demo", [], Path("no-such-folder"))["notebooks"]
     {}
     """
-    old = read_json(run_dir / "run.json")
+    old = _read(run_dir / "run.json")
     notebooks, parameters = old.get("notebooks", {}), old.get("parameters", {})
     return {
         **old,
@@ -50,86 +55,50 @@ def open_record(profile: str, steps, run_dir: Path) -> dict:
     }
 
 
-def is_done(record: dict, step, run_dir: Path) -> bool:
-    """Whether a notebook was executed as it is now, and its executed copy is there.
-
-    Parameters
-    ----------
-    record : dict
-        As `open_record` returns it.
-    step : covidxr._plan.Step
-        The notebook.
-    run_dir : pathlib.Path
-        The run folder.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> from covidxr._plan import Step
-    >>> step = Step(Path("01_a.ipynb"), [], {}, key="c0ffee")
-    >>> is_done({"notebooks": {"01_a": {"status": "failed", "key": "c0ffee"}}}, step, Path("run"))
-    False
-    """
-    entry = record["notebooks"][step.stem]
-    copy = run_dir / "notebooks" / step.path.name
-    return entry["status"] == "done" and entry["key"] == step.key and copy.exists()
+def _read(path):
+    """The record, refused where it is not one: it may be another program's file, or the only record of hours of work."""
+    record = read_json(path)
+    tables = [record, *(record.get(name, {}) for name in ("parameters", "notebooks") if isinstance(record, dict))]
+    if not all(isinstance(table, dict) for table in tables) or not all(map(_is_entry, tables[-1].values())):
+        raise CovidxrError(
+            f"{path} is not the record of a run; delete it to run all notebooks again, or give another --run-dir"
+        )
+    return record
 
 
-def begin(record: dict, step, steps) -> dict:
-    """Enter a notebook as running; those after it that were done are outdated from now on.
-
-    Parameters
-    ----------
-    record : dict
-        As `open_record` returns it; changed in place.
-    step : covidxr._plan.Step
-        The notebook.
-    steps : list of covidxr._plan.Step
-        All notebooks, in order.
-
-    Returns
-    -------
-    dict
-        The notebook's entry in the record.
-
-    Examples
-    --------
-    >>> from covidxr._plan import Step
-    >>> steps = [Step(Path("01_a.ipynb"), [], {}), Step(Path("02_b.ipynb"), [], {})]
-    >>> record = {"parameters": {}, "notebooks": {"01_a": {"status": "done"}, "02_b": {"status": "done"}}}
-    >>> begin(record, steps[0], steps)["status"], record["notebooks"]["02_b"]["status"]
-    ('running', 'outdated')
-    """
-    entries = record["notebooks"]
-    for later in steps[steps.index(step) + 1 :]:
-        if entries[later.stem]["status"] == "done":
-            entries[later.stem]["status"] = "outdated"
-    entries[step.stem] = {"status": "running", "started": _now()}
-    record["parameters"][step.stem] = step.values
-    record.update(_facts())
-    return entries[step.stem]
+def _is_entry(entry):
+    kinds = {"status": str, "inputs": dict, "outputs": dict, "metrics": dict, "started": str, "finished": str}
+    return (
+        isinstance(entry, dict)
+        and "status" in entry
+        and all(isinstance(entry[name], kind) for name, kind in kinds.items() if name in entry)
+        and isinstance(entry.get("seconds", 0), (int, float))
+        and (entry["status"] != "running" or _is_moment(entry.get("started")))
+    )
 
 
-def finish(entry: dict, outcome, key: str) -> None:
+def _is_moment(text):
+    try:
+        return bool(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return False
+
+
+def finish(entry: dict, outcome) -> None:
     """Enter what became of a notebook.
 
     Parameters
     ----------
     entry : dict
-        As `begin` returns it; changed in place.
+        Its entry in the record; changed in place.
     outcome : covidxr._execute.Outcome
         Time, memory and error.
-    key : str
-        The notebook's key.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> entry = {}
-    >>> finish(entry, SimpleNamespace(seconds=2.0, peak_memory_mb=80.0, error="cell In [2]: 1 / 0"), "c0ffee")
+    >>> finish(entry, SimpleNamespace(seconds=2.0, peak_memory_mb=80.0, error="cell In [2]: 1 / 0"))
     >>> entry["status"], entry["error"]
     ('failed', 'cell In [2]: 1 / 0')
     """
@@ -137,15 +106,14 @@ def finish(entry: dict, outcome, key: str) -> None:
         status="failed" if outcome.error else "done",
         seconds=outcome.seconds,
         peak_memory_mb=outcome.peak_memory_mb,
-        key=key,
-        finished=_now(),
+        finished=now(),
     )
     if outcome.error:
         entry["error"] = outcome.error
 
 
 def save(record: dict, run_dir: Path) -> None:
-    """Write ``run.json`` and the index page.
+    """Write ``run.json``.
 
     Parameters
     ----------
@@ -173,10 +141,9 @@ def save(record: dict, run_dir: Path) -> None:
         finished=max((entry["finished"] for entry in entries if "finished" in entry), default=None),
     )
     write_json(run_dir / "run.json", record)
-    write_page(run_dir)
 
 
-def _facts():
+def facts() -> dict:
     """What holds for the process that executes, and may differ from that of an earlier part of the run."""
     return {
         "versions": {
@@ -211,5 +178,6 @@ def _commit(root):
         return None
 
 
-def _now():
+def now() -> str:
+    """The present moment, as the record has it."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

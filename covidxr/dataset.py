@@ -18,7 +18,7 @@ from covidxr.errors import CovidxrError, unknown
 from covidxr.files import write_csv
 from covidxr.pixels import decode_films, load_masks, load_pixels, preprocess, read_pixels, save_pixels
 from covidxr.sources import SOURCES
-from covidxr.sources._rows import COLUMNS, manifest_rows, read_table
+from covidxr.sources._rows import COLUMNS, MASK_COLUMNS, manifest_rows, read_table
 from covidxr.sources.table import source_names
 from covidxr.splits import (
     SPLITS,
@@ -331,9 +331,26 @@ def save_run(run_dir, assembly) -> None:
     24
     """
     run_dir = Path(run_dir)
-    write_csv(run_dir / "rejected.csv", assembly.rejected)
+    write_csv(run_dir / "rejected.csv", _with_paths(assembly.rejected, lambda path: _within(run_dir, path)))
     save_pixels(run_dir / "pixels.npz", _contents(assembly.manifest), assembly.pixels)
-    write_csv(run_dir / "manifest.csv", assembly.manifest)
+    write_csv(run_dir / "manifest.csv", _with_paths(assembly.manifest, lambda path: _within(run_dir, path)))
+
+
+def _contents(manifest):
+    """Name films by their content too: an ``image_id`` alone may be that of another one, drawn with another seed."""
+    return (manifest.image_id + " " + manifest.sha256).tolist()
+
+
+def _with_paths(table, change):
+    """A table with its paths changed; empty ones stay empty."""
+    columns = [column for column in ("path", *MASK_COLUMNS) if column in table]
+    return table.assign(**{column: [change(path) if path else "" for path in table[column]] for column in columns})
+
+
+def _within(run_dir, path):
+    """A path as seen from the run folder where it lies in it, so that the folder can be moved; in full otherwise."""
+    folder, path = run_dir.absolute(), Path(path).absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def read_run(run_dir) -> Assembly:
@@ -367,9 +384,6 @@ def read_run(run_dir) -> Assembly:
     contents, pixels = read_pixels(run_dir / "pixels.npz")
     if contents != _contents(manifest):
         raise CovidxrError(f"{run_dir}: pixels.npz is not of manifest.csv; run notebook 01_dataset_assembly again")
-    return Assembly(manifest, pixels, read_table(run_dir / "rejected.csv", ("image_id", "path", "reason")))
-
-
-def _contents(manifest):
-    """Name films by their content too: an ``image_id`` alone may be that of another one, drawn with another seed."""
-    return (manifest.image_id + " " + manifest.sha256).tolist()
+    rejected = read_table(run_dir / "rejected.csv", ("image_id", "path", "reason"))
+    found = (_with_paths(table, lambda path: str(run_dir / path)) for table in (manifest, rejected))
+    return Assembly(next(found), pixels, next(found))

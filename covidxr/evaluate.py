@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from covidxr import checks
 from covidxr.errors import CovidxrError
-from covidxr.files import read_json, write_json
+from covidxr.files import SECTIONS, read_json, write_json
 from covidxr.intervals import accuracy_with_interval, bootstrap_interval, share_interval, wilson_interval
 from covidxr.pixels import preprocess
 
@@ -350,4 +350,7 @@ def record_metrics(run_dir, **sections) -> dict:
     path = Path(run_dir) / "metrics.json"
     metrics = {**read_json(path), **sections}
     write_json(path, metrics)
+    if (noted := path.with_name(SECTIONS)).exists():  # a run wants to know whose numbers these are
+        with noted.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name in sections)
     return metrics

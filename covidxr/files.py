@@ -18,6 +18,9 @@ from covidxr.errors import CovidxrError
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # a process's number says nothing on another machine
 _TEMPORARY = re.compile(rf"\.covidxr-{_HOST}-(\d+)-[0-9a-f]{{32}}(\..*)?")
+SECTIONS = (
+    ".sections"  # a file in a run folder: while it is there, the sections written into metrics.json are noted in it
+)
 
 
 @contextlib.contextmanager

@@ -135,3 +135,33 @@ def trainable_parameters(model) -> int:
     1987
     """
     return sum(int(weight.shape.num_elements()) for weight in model.trainable_weights)
+
+
+def last_convolution(model) -> str:
+    """Name of a network's last convolution, the layer that Grad-CAM is about unless another is named.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Flat, one layer after another.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    CovidxrError
+        When it has none.
+
+    Examples
+    --------
+    >>> last_convolution(build_vgg16(32))
+    'block5_conv3'
+    """
+    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    if not names:
+        raise CovidxrError(
+            f"the network {model.name!r} has no convolution; its layers: {', '.join(layer.name for layer in model.layers)}"
+        )
+    return names[-1]

@@ -7,16 +7,14 @@ last run there is not executed again, so that the same command goes on after a f
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 
-import psutil
-
+from covidxr._lock import held
 from covidxr._profile import NOTEBOOKS, parse_yaml, read_profile
-from covidxr._record import begin, finish, is_done, open_record, save
+from covidxr._record import finish, open_record, save
 from covidxr.compare import compare_runs
 from covidxr.errors import CovidxrError
 from covidxr.page import write_page
@@ -29,7 +27,8 @@ _EPILOG = """examples:
   python -m covidxr.run my_profile.yaml
   python -m covidxr.run --compare demo short          # finished runs side by side
 
-The same command goes on where it stopped: unchanged notebooks are not executed again.
+The same command goes on where it stopped: a notebook is executed again when its code, its parameters, what it reads or
+what it left is not as recorded, and a line says why.
 exit codes: 0 all done, 1 a notebook failed, 2 wrong usage, 130 interrupted
 """
 
@@ -73,10 +72,10 @@ def run_profile(profile, run_dir=None, data_dir=None, only=None, parameters=None
     Raises
     ------
     CovidxrError
-        Before anything runs: when the profile, a section, a parameter or a notebook is not what it should be, or
-        another run is at work in the folder.
+        Before anything runs: when the profile, a section, a parameter or a notebook is not what it should be, another run
+        is at work in the folder, or `only` would go on from what was made from other data than those at hand.
     NotebookFailed
-        At the first notebook that fails; those after it are not run.
+        At the first notebook that fails, or when nothing more can be written; those after it are not run.
 
     Examples
     --------
@@ -94,10 +93,15 @@ def run_profile(profile, run_dir=None, data_dir=None, only=None, parameters=None
         injected["data_dir"] = str(Path(data_dir).absolute())
     steps = plan(sections, parameters or {}, injected, notebooks)
     chosen = choose(steps, only)
-    with _lock(run_dir):
+    with held(run_dir):
         copies = {path.name for path in run_dir.glob("notebooks/*.ipynb")}
         listed = [step for step in steps if step.wanted or step in chosen or step.path.name in copies]
-        return _run_all(name, listed, chosen, run_dir, forced=only is not None)
+        try:
+            return _run_all(name, listed, chosen, run_dir, forced=only is not None)
+        except OSError as error:  # most often a full disk
+            raise NotebookFailed(
+                f"{error.strerror or error}: {error.filename or run_dir}; the same command goes on"
+            ) from error
 
 
 def main(arguments=None) -> int:
@@ -122,6 +126,7 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.profile) == bool(options.compare):
         parser.error("give a PROFILE to run, or --compare with the runs to compare")
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C
     try:
         if options.compare:
             return _compare(options.compare)
@@ -133,7 +138,13 @@ def main(arguments=None) -> int:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return _complain("\nInterrupted. The same command goes on with the notebook that was running.", 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt
 
 
 def _compare(runs):
@@ -175,36 +186,72 @@ def _parser():
 
 
 def _run_all(name, steps, chosen, run_dir, forced):
-    record = open_record(name, steps, run_dir)
+    from covidxr._state import State, tidy
+
+    tidy(run_dir)
+    state = State(open_record(name, steps, run_dir), steps, run_dir)
+    if said := state.restore_metrics():
+        print(said)
     for step in chosen:
-        if forced or not is_done(record, step, run_dir):
-            _run_one(record, step, steps, run_dir)
+        if forced and (wrong := state.refusal(step)):
+            raise CovidxrError(wrong)
+        reason = state.why(step)
+        if reason and not forced:
+            print(f"{step.stem} … runs again: {reason}")
+        if forced or reason is not None:
+            _run_one(state, step)
         else:
+            state.entries[step.stem]["status"] = "done"
             print(f"{step.stem} … unchanged")
-    print(f"open {write_page(run_dir)}")
-    return record
+    state.refresh()
+    save(state.record, run_dir)
+    for stem, found in state.damage.items():
+        print(f"{stem}: {found[0]}; the command without --only, or with --only {stem[:2]}, mends it")
+    print(f"open {_page(state)}")
+    return state.record
 
 
-def _run_one(record, step, steps, run_dir):
+def _page(state):
+    try:
+        return write_page(state.run_dir)
+    except Exception as error:
+        if not state.damage:
+            raise
+        raise CovidxrError(
+            f"index.html cannot be written from damaged files ({error}); give the command without --only"
+        ) from error
+
+
+def _run_one(state, step):
     from covidxr._execute import execute  # papermill and nbconvert, not needed when all is unchanged
 
-    entry = begin(record, step, steps)
-    save(record, run_dir)
+    record, run_dir = state.record, state.run_dir
+    entry = state.begin(step)
+    _save(state)
     beginning = f"{step.stem} … "
     print(beginning, end="", flush=True)
     beginning = f"\r{beginning}" if sys.stdout.isatty() else ""  # a terminal shows the seconds as they pass
     tick = partial(_print_seconds, beginning) if beginning else lambda seconds: None
     try:
         outcome = execute(step.path, run_dir / "notebooks" / step.path.name, step.parameters, tick)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or nothing can be written any more
         entry["status"] = "interrupted"
-        save(record, run_dir)
+        state.finish(step, ended=False)
+        _save(state)
         raise
-    finish(entry, outcome, step.key)
-    save(record, run_dir)
+    finish(entry, outcome)
+    state.finish(step, ended=not outcome.error)
+    _save(state)
     _print_seconds(beginning, outcome.seconds, end="\n")
     if outcome.error:
         raise NotebookFailed(_failure_text(record, step, outcome, run_dir))
+
+
+def _save(state):
+    """Write the record, and the page unless it would show what is damaged."""
+    save(state.record, state.run_dir)
+    if not state.damage:
+        write_page(state.run_dir)
 
 
 def _print_seconds(beginning, seconds, end=""):
@@ -218,28 +265,6 @@ def _failure_text(record, step, outcome, run_dir):
         f"its copy up to there: {run_dir / 'notebooks' / step.stem}.failed.ipynb\n"
         f"done: {', '.join(done) or 'nothing yet'}; the same command goes on from {step.stem}"
     )
-
-
-@contextlib.contextmanager
-def _lock(run_dir):
-    """Keep a second run out of the folder; the lock of a process that is gone does not count."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / "run.lock"
-    holder = path.read_text(encoding="utf-8") if path.exists() else ""
-    if holder.isdigit() and not psutil.pid_exists(int(holder)):
-        path.unlink()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        raise CovidxrError(
-            f"another run (process {holder}) is at work in {run_dir}; wait for it, give another --run-dir, "
-            f"or delete {path} if there is none"
-        ) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def test_record_of_the_run(finished):
     assert record["manifest_sha256"] is None and "git_commit" in record
     assert record["started"] <= record["finished"]
     make, use = record["notebooks"].values()
-    assert make["status"] == use["status"] == "done" and make["key"] != use["key"]
+    assert make["status"] == use["status"] == "done" and make["code"] != use["code"]
+    assert use["inputs"] == {"made.txt": make["outputs"]["made.txt"]}
     assert record["total_seconds"] == pytest.approx(make["seconds"] + use["seconds"], abs=0.11)
 
 

@@ -1,4 +1,4 @@
-"""Profiles, parameters and keys; and a user's mistakes, told before anything runs."""
+"""Profiles and parameters; and a user's mistakes, told before anything runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import re
 import pytest
 from small_notebooks import make_notebooks, write_notebook
 
-import covidxr._plan
 from covidxr import run
-from covidxr._plan import choose, plan
+from covidxr._plan import choose, plan, read_steps
 from covidxr._profile import parse_yaml
 from covidxr.errors import CovidxrError
 
@@ -53,23 +52,94 @@ def test_mistakes_are_told_before_anything_runs(notebooks, tmp_path, profile, op
     assert not (tmp_path / "run").exists()
 
 
+DECLARED = """number = 0.3
+count = 3
+names = ['a']
+renamed = {}
+switch = False
+text = 'a'
+free = None
+epochs: int | None = None
+rate: float | None = None
+boxes: str | None = None
+sizes: list[int] = []
+cells: dict[str, dict] | None = None
+classes: list[str] | None = None
+test_share = 0.3
+per_class: int | None = 160
+n_shown = 3
+folds = 3"""
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Plan a notebook of one parameter of each kind, and return its parameters."""
+    write_notebook(tmp_path / "01_look.ipynb", DECLARED, "1")
+    return lambda typed: plan({}, typed, {}, tmp_path)[0].parameters
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
         ("number: many", "number takes a number, not 'many'"),
-        ("names: phantom", "names takes a list, such as '[a, b]', not 'phantom'"),
+        ("number: null", "number takes a number, not null"),
+        ("number: true", "number takes a number, not True"),
+        ("count: 2.5", "count takes a whole number, not 2.5"),
+        ("names: phantom", "names takes a list, such as '[a, b]', each a text, not 'phantom'"),
+        ("names: [1]", "names takes a list, such as '[a, b]', each a text, not [1]"),
         ("renamed: [a]", "renamed takes pairs, such as '{a: b}', not ['a']"),
         ("switch: perhaps", "switch takes true or false, not 'perhaps'"),
+        ("text: no", "text takes a text, not False"),
+        ("epochs: many", "epochs takes a whole number or null, not 'many'"),
+        ("epochs: 1.5", "epochs takes a whole number or null, not 1.5"),
+        ("epochs: [3]", "epochs takes a whole number or null, not [3]"),
+        ("rate: fast", "rate takes a number or null, not 'fast'"),
+        ("boxes: 3", "boxes takes a text or null, not 3"),
+        ("sizes: [64, big]", "sizes takes a list, such as '[a, b]', each a whole number, not [64, 'big']"),
+        ("cells: {a: 3}", "cells takes pairs, such as '{a: b}', each pairs, such as '{a: b}' or null, not {'a': 3}"),
+        ("classes: Normal", "classes takes a list, such as '[a, b]', each a text or null, not 'Normal'"),
+        ("classes: []", "classes is empty; name at least one"),
+        ("count: -1", "count is -1; give 0 or more"),
+        ("number: .nan", "number is nan; give 0 or more"),
+        ("rate: .inf", "rate is inf; give 0 or more"),
+        ("sizes: [64, -64]", "sizes is -64; give 0 or more"),
+        ("cells: {a: {epochs: -2}}", "epochs is -2; give 0 or more"),
+        ("test_share: 1.5", "test_share is 1.5; give a number from 0 to 1"),
+        ("test_share: -0.1", "test_share is -0.1; give a number from 0 to 1"),
+        ("per_class: 0", "per_class is 0; give 1 or more"),
+        ("n_shown: 0", "n_shown is 0; give 1 or more"),
+        ("folds: 1", "folds is 1; give 2 or more"),
     ],
 )
-def test_a_value_is_of_its_kind(tmp_path, value, said):
-    declared = "number = 3\nnames = ['a']\nrenamed = {}\nswitch = False\nfree = None\ntext = 'a'"
-    write_notebook(tmp_path / "01_look.ipynb", declared, "1")
-    fine = {"number": 0.5, "names": [], "renamed": {"a": 1}, "switch": True, "free": [1], "text": 3}
-    assert plan({}, fine, {}, tmp_path)[0].parameters == fine
-    assert plan({}, dict.fromkeys(fine), {}, tmp_path)[0].parameters == dict.fromkeys(fine)
+def test_a_value_is_of_its_kind_and_in_its_range(look, value, said):
     with pytest.raises(CovidxrError, match=re.escape(f"01_look: {said}")):
-        plan({}, parse_yaml(value, "-p"), {}, tmp_path)
+        look(parse_yaml(value, "-p"))
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"number": 1, "names": [], "renamed": {"a": 1}, "switch": True, "free": [1], "text": "3"},
+        {"epochs": None, "rate": None, "boxes": None, "cells": None, "classes": None, "per_class": None},
+        {"epochs": 3, "rate": 1, "boxes": "a.json", "sizes": [64], "cells": {"a": {"epochs": 0}}, "classes": ["a"]},
+        {"test_share": 0, "per_class": 1, "n_shown": 1, "folds": 2, "count": 0},
+    ],
+)
+def test_values_of_their_kind_are_taken_as_they_are(look, fine):
+    assert look(fine) == fine
+
+
+def test_a_whole_number_may_be_written_as_1e3(look):
+    found = look({"count": 1e3, "epochs": 2.0, "sizes": [64.0], "rate": 2.0})
+    assert found == {"count": 1000, "epochs": 2, "sizes": [64], "rate": 2.0}
+    assert [type(value) for value in found.values()] == [int, int, float, list] and type(found["sizes"][0]) is int
+
+
+def test_every_parameter_of_the_notebooks_has_a_kind():
+    steps = read_steps()
+    assert all(step.kinds[name] is not None for step in steps for name in step.declared)
+    given = {step.stem: {name: value for name, value in step.declared.items() if name != "run_dir"} for step in steps}
+    plan(given, {}, {})  # and its default is of it
 
 
 @pytest.mark.parametrize(
@@ -99,7 +169,6 @@ def test_the_long_notebook_runs_where_the_profile_has_it_or_by_name(notebooks):
     assert [step.stem for step in choose(without, None)] == ["01_make", "02_use"]
     assert [step.stem for step in choose(without, "08")] == ["08_what_matters"]
     assert [step.stem for step in choose(having, None)] == ["01_make", "02_use", "08_what_matters"]
-    assert [step.key for step in without] == [step.key for step in having]
 
 
 @pytest.mark.parametrize(
@@ -118,13 +187,3 @@ def test_the_long_notebook_runs_where_the_profile_has_it_or_by_name(notebooks):
 def test_values_are_typed_as_people_mean_them(text, value):
     found = parse_yaml(text, "-p name")
     assert found == value and type(found) is type(value)
-
-
-def test_the_package_hash_sees_code_but_not_the_pages_template(tmp_path, monkeypatch):
-    monkeypatch.setattr(covidxr, "__file__", str(tmp_path / "__init__.py"))
-    (tmp_path / "model.py").write_text("depth = 3")
-    before = covidxr._plan._package_hash()
-    (tmp_path / "index.html.j2").write_text("<p>")
-    assert covidxr._plan._package_hash() == before
-    (tmp_path / "model.py").write_text("depth = 4")
-    assert covidxr._plan._package_hash() != before

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +18,8 @@ import pytest
 from small_notebooks import make_notebooks, write_notebook
 
 import covidxr._execute
-import covidxr._plan
 from covidxr import run
+from covidxr._lock import held
 from covidxr.errors import CovidxrError
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +41,12 @@ def executed(monkeypatch):
             raise KeyboardInterrupt
         target.parent.mkdir(exist_ok=True)
         target.touch()
+        if notebook.stem == "01_make":
+            (target.parents[1] / "made.txt").write_text(str(parameters["size"] * parameters["seed"]))
         error = "cell In [2]: fit()\nno memory" if notebook.stem in fails else None
         return covidxr._execute.Outcome(1.0, 100.0, error)
 
     monkeypatch.setattr(covidxr._execute, "execute", pretend)
-    monkeypatch.setattr(covidxr._plan, "_package_hash", lambda: "as it is")  # the package may be edited meanwhile
     return SimpleNamespace(calls=calls, fails=fails)
 
 
@@ -72,19 +75,20 @@ def test_nothing_changed_runs_nothing(go):
     assert go() == []
 
 
-def test_a_change_runs_again_what_comes_after(go, notebooks):
+def test_a_change_runs_again_what_reads_what_it_changed(go, notebooks):
     go()
-    write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'\nmode = 'fine'", "2")
+    write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'\nmode = 'fine'", "2", reads=["made.txt"])
     assert go() == ["02_use"]
     write_notebook(notebooks / "01_make.ipynb", "seed = 0\nsize = 1", "3")
-    assert go() == ["01_make", "02_use"]
+    assert go() == ["01_make"]  # which left the same
+    assert go(parameters={"size": 4}) == ["01_make", "02_use"]
 
 
 def test_a_parameter_runs_again_those_that_have_it(go):
     go()
     assert go(parameters={"mode": "other"}) == ["02_use"]
     assert go(parameters={"mode": "other", "seed": 6}) == ["01_make", "02_use"]
-    assert go(parameters={"mode": "other", "seed": 6}, data_dir="elsewhere") == ["01_make", "02_use"]
+    assert go(parameters={"mode": "other", "seed": 6}, data_dir="elsewhere") == []
 
 
 def test_outputs_do_not_count_as_a_change(go, notebooks):
@@ -94,12 +98,6 @@ def test_outputs_do_not_count_as_a_change(go, notebooks):
     notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="seen")]
     nbformat.write(notebook, path)
     assert go() == []
-
-
-def test_a_change_of_the_package_runs_all_again(go, monkeypatch):
-    go()
-    monkeypatch.setattr(covidxr._plan, "_package_hash", lambda: "edited")
-    assert go() == ["01_make", "02_use"]
 
 
 def test_a_lost_copy_is_made_again(go, tmp_path):
@@ -134,16 +132,18 @@ def test_failure_stops_the_run_and_outdates_what_comes_after(go, executed, tmp_p
 
 
 def test_only_runs_one_even_unchanged(go, tmp_path):
-    assert go(only="02") == ["02_use"]
+    assert go(only="02") == ["02_use"]  # what it reads is optional
     assert status(tmp_path) == ["not run", "done"]
     assert go() == ["01_make", "02_use"]  # the second had run without the first
     assert go(only="01") == ["01_make"]
+    assert status(tmp_path) == ["done", "done"]  # as the first left the same
+    assert go(only="01", parameters={"size": 7}) == ["01_make"]
     assert status(tmp_path) == ["done", "outdated"]
-    assert go() == ["02_use"]
+    assert go(parameters={"size": 7}) == ["02_use"]
 
 
 def test_a_notebook_that_is_run_when_asked_stands_in_the_record_only_then(go, notebooks, tmp_path):
-    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1")
+    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1", reads=["made.txt"])
     assert go() == ["01_make", "02_use"]
     assert status(tmp_path) == ["done", "done"]
     assert go(only="08") == ["08_what_matters"]
@@ -164,21 +164,95 @@ def test_hash_of_the_manifest(go, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(go, executed, tmp_path):
-    lock = tmp_path / "run" / "run.lock"
-    lock.parent.mkdir()
-    lock.write_text(str(os.getpid()))
-    with pytest.raises(CovidxrError, match=f"another run .process {os.getpid()}. is at work in .*run; wait"):
-        go()
-    assert executed.calls == [] and lock.exists()
+    with held(tmp_path / "run") as lock:
+        with pytest.raises(CovidxrError, match=f"another run .process {os.getpid()}. is at work in .*run; wait"):
+            go()
+        assert executed.calls == [] and lock.exists()
 
 
 def test_the_lock_of_a_dead_process_does_not_count(go, tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.lock").write_text(str(dead.pid))
+    (tmp_path / "run" / "run.lock").write_text(str(os.getpid()))  # a number that a living process may have again
     assert go() == ["01_make", "02_use"]
     assert not (tmp_path / "run" / "run.lock").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_of_four_starts_at_once_on_a_stale_lock_one_gets_in(tmp_path):
+    """Each that gets in makes a file that must not be there yet, and takes it away again before it leaves."""
+    for trial in range(25):
+        run_dir = tmp_path / str(trial)
+        run_dir.mkdir()
+        (run_dir / "run.lock").write_text("4194304")
+        assert sum(in_at_once(run_dir, 4)) >= 1
+
+
+def in_at_once(run_dir, count):
+    """Whether each of some processes got in; none may see another inside."""
+    ready, go = os.pipe(), os.pipe()
+    children = []
+    for _ in range(count):
+        if (child := os.fork()) == 0:
+            os.write(ready[1], b"x")
+            os.close(go[1])
+            os.read(go[0], 1)  # until the parent closes it
+            os._exit(enter(run_dir))
+        children.append(child)
+    for _ in range(count):
+        os.read(ready[0], 1)
+    os.close(go[1])
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    for end in (*ready, go[0]):
+        os.close(end)
+    assert set(ends) <= {0, 1}, "two were inside at once"
+    return [end == 0 for end in ends]
+
+
+def enter(run_dir):
+    try:
+        with held(run_dir):
+            inside = os.open(run_dir / "inside", os.O_CREAT | os.O_EXCL)
+            time.sleep(0.002)
+            os.close(inside)
+            os.unlink(run_dir / "inside")
+            return 0
+    except CovidxrError:
+        return 1
+    except FileExistsError:
+        return 2
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_run_folder_that_cannot_be_one_is_named(go, executed, tmp_path, notebooks, place):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CovidxrError, match=f"{tmp_path / place} cannot be a run folder .*; give another --run-dir"):
+        run.run_profile("tiny", tmp_path / place, notebooks=notebooks)
+    assert executed.calls == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(go, tmp_path, monkeypatch):
+    monkeypatch.setattr("covidxr._lock._take", raising(PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(CovidxrError, match="cannot be a run folder .Permission denied.; give another --run-dir"):
+        go()
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_same_command_goes_on(
+    command, executed, tmp_path, monkeypatch, capsys
+):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "x"))
+    with monkeypatch.context() as patch:
+        patch.setattr(covidxr._execute, "execute", raising(full))
+        assert command("tiny") == 1
+    assert capsys.readouterr().err == f"No space left on device: {tmp_path / 'run' / 'x'}; the same command goes on\n"
+    assert status(tmp_path) == ["interrupted", "not run"] and not (tmp_path / "run" / "run.lock").exists()
+    assert command("tiny") == 0 and executed.calls == ["01_make", "02_use"]
+
+
+def raising(error):
+    def call(*_):
+        raise error
+
+    return call
 
 
 def test_interrupt_leaves_a_valid_record_and_no_lock(go, executed, tmp_path):
@@ -200,15 +274,18 @@ def command(monkeypatch, notebooks, executed, tmp_path):
 
 
 def test_exit_codes(command, executed, capsys):
-    assert command("tiny", "-p", "seed", "1e1", "-p", "mode", "x") == 0
+    typed = ["-p", "seed", "1e1", "-p", "mode", "x"]
+    assert command("tiny", *typed) == 0
     assert command("tyni") == 2
     assert capsys.readouterr().err.startswith("error: unknown profile 'tyni'")
     executed.fails.add("02_use")
-    assert command("tiny", "--only", "02") == 1
+    assert command("tiny", "--only", "02", *typed) == 1
     assert "02_use failed in cell In [2]: fit()" in capsys.readouterr().err
     executed.fails.add("interrupt")
-    assert command("tiny", "--only", "02") == 130
+    assert command("tiny", "--only", "02", *typed) == 130
     assert "Interrupted. The same command goes on" in capsys.readouterr().err
+    assert command("tiny", "--only", "02") == 2
+    assert "made.txt was made with seed 10, not 5; give -p seed 10, or run" in capsys.readouterr().err
 
 
 def test_one_plain_line_a_notebook(command, capsys, tmp_path):

@@ -1,0 +1,333 @@
+"""Whether what lies in a run folder is what its record says: the code, parameters and contents that each notebook saw, and
+the contents that it left.
+
+Nothing is believed: a notebook is done when all four are the same today. What it read of the run folder counts by content
+too, so that a notebook that ends with the same results runs none of those after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+from covidxr._content import content, digest
+from covidxr._inputs import comparable, inputs_of
+from covidxr._record import facts, now
+from covidxr.errors import CovidxrError
+from covidxr.files import SECTIONS, read_json, write_json
+
+METRICS = "metrics.json"
+_NOT_OUTPUTS = {"run.json", "run.lock", "index.html", METRICS}
+_UNFINISHED = {"training", "stages"}  # folders of trainings that are to go on
+_ON_THE_WAY = (".running.ipynb", ".failed.ipynb")
+_TEMPORARY = re.compile(
+    r"\.[0-9a-f]{32}(\..*)?|\.sections|.*\.running\.ipynb"
+)  # of `covidxr.files`, and the runner's own
+_PHANTOMS = "phantoms/"
+_ENDED = ("done", "outdated")
+
+
+class State:
+    """A run folder, its record, and the notebooks of today.
+
+    Parameters
+    ----------
+    record : dict
+        As `covidxr._record.open_record` returns it; changed in place.
+    steps : list of covidxr._plan.Step
+        The notebooks, in order.
+    run_dir : pathlib.Path
+        The run folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from covidxr._plan import Step
+    >>> step = Step(Path("01_a.ipynb"), [], {})
+    >>> state = State({"parameters": {}, "notebooks": {"01_a": {"status": "not run"}}}, [step], Path(tempfile.mkdtemp()))
+    >>> state.why(step), state.refusal(step)
+    ('', None)
+    """
+
+    def __init__(self, record, steps, run_dir):
+        self.record, self.steps, self.run_dir = record, steps, Path(run_dir)
+        self.entries, self._known, self._before = record["notebooks"], {}, {}
+        for entry in self.entries.values():  # this run alone is at work here, so that one was killed
+            if entry["status"] == "running":
+                entry.update(status="interrupted", outputs={**entry.get("outputs", {}), **self._since(entry)})
+        self.damage = {step.stem: found for step in steps if (found := self._damaged(self.entries[step.stem]))}
+
+    def why(self, step) -> str | None:
+        """Why a notebook has to run; ``""`` where it never ended, None where it is done."""
+        entry = self.entries[step.stem]
+        if entry["status"] not in _ENDED:
+            return ""
+        if "code" not in entry:
+            return "its record is of an older version"
+        if entry["code"] != step.code:
+            return "its code changed"
+        if changed := self._other_parameters(step):
+            name, old, new = changed
+            return f"{name} is {_text(new)}, and was {_text(old)}"
+        if other := _first_difference(entry["inputs"], self.inputs(step)):
+            return f"{other} changed"
+        found = self.damage.get(step.stem, [])
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        return f"{found[0]}{more}" if found else None
+
+    def refusal(self, step) -> str | None:
+        """Why a notebook cannot be run by itself on what lies there, and what to run first; None where it can."""
+        wrong = self._wrong_below(step, set())
+        return f"{step.stem} cannot run: {wrong}" if wrong else None
+
+    def inputs(self, step) -> dict:
+        """Sums of all that a notebook reads: what its parameters name, and what it takes from the run folder."""
+        return {**inputs_of(step.values, self._known), **{name: self._sum(step, name) for name in self._reads(step)}}
+
+    def begin(self, step) -> dict:
+        """Enter a notebook as running, take away what is damaged of its own, and remember what there is."""
+        entry = self.entries[step.stem]
+        for name in _damaged_names(self.damage.pop(step.stem, [])):
+            _remove(self.run_dir, name)
+        for later in self.steps[self.steps.index(step) + 1 :]:
+            if self.entries[later.stem]["status"] == "done":
+                self.entries[later.stem]["status"] = "outdated"
+        kept = {name: entry[name] for name in ("outputs", "metrics") if name in entry}
+        seen = {"code": step.code, "inputs": self.inputs(step)}
+        self.entries[step.stem] = {"status": "running", "started": now(), **seen, **kept}
+        self.record.update(facts(), parameters={**self.record["parameters"], step.stem: step.values})
+        (self.run_dir / SECTIONS).touch()
+        self._before = _snapshot(self.run_dir)
+        return self.entries[step.stem]
+
+    def finish(self, step, ended=True) -> None:
+        """Enter what a notebook left; what its last execution left, and this one has not written, is not its own any more."""
+        entry, after = self.entries[step.stem], _snapshot(self.run_dir)
+        written = {name for name, stamp in after.items() if self._before.get(name) != stamp}
+        earlier = {name for name in {*entry.get("outputs", {}), *self._drawn(after)} if name in after} - written
+        if ended:
+            for name in filter(_is_shown, earlier):
+                (self.run_dir / name).unlink()
+            earlier = {name for name in earlier if not _is_shown(name)}
+        sections = set((self.run_dir / SECTIONS).read_text(encoding="utf-8").split("\n")) - {""}
+        (self.run_dir / SECTIONS).unlink()
+        metrics = read_json(self.run_dir / METRICS)
+        kept = {} if ended else entry.get("metrics", {})
+        for other in self.entries.values():  # what was written anew belongs to who wrote it last
+            for kind, names in (("outputs", written), ("metrics", sections)):
+                other[kind] = {name: value for name, value in other.get(kind, {}).items() if name not in names}
+        entry["outputs"] = {name: content(self.run_dir / name) for name in sorted(written | earlier)}
+        entry["metrics"] = {**kept, **{name: metrics[name] for name in sorted(sections) if name in metrics}}
+
+    def refresh(self) -> None:
+        """Enter as done again what came after a notebook that ended as it had before."""
+        for step in self.steps:
+            if self.entries[step.stem]["status"] == "outdated" and self.why(step) is None:
+                self.entries[step.stem]["status"] = "done"
+
+    def restore_metrics(self) -> str | None:
+        """Put back numbers that are not as they were recorded; return what to say of it."""
+        claimed = {name: value for entry in self.entries.values() for name, value in entry.get("metrics", {}).items()}
+        if not claimed:
+            return None
+        path, there = self.run_dir / METRICS, _readable(self.run_dir / METRICS)
+        if there is not None and all(
+            name in there and digest(there[name]) == digest(claimed[name]) for name in claimed
+        ):
+            return None
+        what = "missing" if not path.exists() else "damaged"
+        _remove(self.run_dir, METRICS)
+        write_json(path, {**(there or {}), **claimed})
+        return f"{METRICS} was {what}; its numbers are put back from run.json"
+
+    def _since(self, entry):
+        """Files that were written since a notebook was started; with no sum, as nobody saw it end."""
+        started = datetime.fromisoformat(
+            entry["started"]
+        ).timestamp()  # in whole seconds, so another may have ended since
+        known = [other.get("outputs", {}) for other in self.entries.values() if other is not entry]
+        new = [name for name, (written, *_) in _snapshot(self.run_dir).items() if written / 1e9 >= started]
+        sums = {name: content(self.run_dir / name) for name in new if any(name in outputs for outputs in known)}
+        return {
+            name: None for name in new if not any(name in sums and outputs.get(name) == sums[name] for outputs in known)
+        }
+
+    def _drawn(self, files):
+        """Phantoms that no notebook has left, as the record of those who drew them is lost; they are not drawn again."""
+        left = {name for entry in self.entries.values() for name in entry.get("outputs", {})}
+        return {name for name in files if name.startswith(_PHANTOMS)} - left
+
+    def _reads(self, step):
+        """Names of what a notebook reads of the run folder; without a declaration, all that those before it left."""
+        if step.reads is not None:
+            return [name.rstrip("?") for name in step.reads]
+        return [
+            name
+            for earlier in self._before_it(step)
+            for name in self._left(earlier)
+            if not name.startswith("notebooks/")
+        ]
+
+    def _before_it(self, step):
+        return self.steps[: self.steps.index(step)]
+
+    def _left(self, step):
+        """Sums of what a notebook left, its numbers section by section."""
+        entry = self.entries[step.stem]
+        sections = {f"{METRICS}#{name}": digest(value) for name, value in entry.get("metrics", {}).items()}
+        return {**entry.get("outputs", {}), **sections}
+
+    def _claims(self, step, name):
+        """Who before this notebook left what goes by a name: a file, a section, a folder or all numbers."""
+        found = {earlier.stem: _matching(self._left(earlier), name) for earlier in self._before_it(step)}
+        return {stem: left for stem, left in found.items() if left}
+
+    def _sum(self, step, name):
+        left = {file: total for claim in self._claims(step, name).values() for file, total in claim.items()}
+        if not left:
+            left = self._on_disk(name)
+        return left[name] if set(left) == {name} else digest(left) if left else None
+
+    def _on_disk(self, name):
+        """Sums of what goes by a name and no notebook has left: it was put there by hand."""
+        if name.startswith(METRICS):
+            sections = {f"{METRICS}#{key}": digest(value) for key, value in read_json(self.run_dir / METRICS).items()}
+            return _matching(sections, name)
+        files = _matching(dict.fromkeys(_snapshot(self.run_dir)), name)
+        return {file: content(self.run_dir / file) for file in files}
+
+    def _other_parameters(self, step):
+        """Name, recorded and present value of the first parameter that differs."""
+        old, new = comparable(self.record["parameters"].get(step.stem, {})), comparable(step.values)
+        names = (name for name in sorted({*old, *new}) if digest(old.get(name)) != digest(new.get(name)))
+        return next(((name, old.get(name), new.get(name)) for name in names), None)
+
+    def _damaged(self, entry):
+        if entry["status"] not in _ENDED:
+            return []
+        sums = ((name, recorded, content(self.run_dir / name)) for name, recorded in entry.get("outputs", {}).items())
+        return [
+            f"{name} is {'missing' if now is None else 'damaged'}" for name, recorded, now in sums if now != recorded
+        ]
+
+    def _wrong_below(self, step, checked):
+        """The first thing wrong with what a notebook reads, and with what that was made from."""
+        for name in step.reads if step.reads is not None else self._reads(step):
+            claims = self._claims(step, name.rstrip("?"))
+            if not claims and (wrong := self._unclaimed(step, name)):
+                return wrong
+            for stem, left in claims.items():
+                producer = next(other for other in self.steps if other.stem == stem)
+                if wrong := self._wrong_with(producer, name.rstrip("?"), left, checked):
+                    return wrong
+        if step.reads is None and (missing := [s.stem for s in self._before_it(step) if not self._has_ended(s)]):
+            return f"it reads what {missing[0]} leaves; run notebook {missing[0]} first"
+        return None
+
+    def _has_ended(self, step):
+        return self.entries[step.stem]["status"] in _ENDED or not step.wanted
+
+    def _unclaimed(self, step, name):
+        """What is wrong with a file that no notebook has left."""
+        there, optional = self._on_disk(name.rstrip("?")), name.endswith("?")
+        broken = [
+            earlier.stem
+            for earlier in self._before_it(step)
+            if self.entries[earlier.stem]["status"] not in ("not run", *_ENDED)
+            or (self.entries[earlier.stem]["status"] in _ENDED and "code" not in self.entries[earlier.stem])
+        ]
+        if there and broken:
+            said = f"{broken[0]}, which did not end or was recorded by an older version"
+            return f"{name.rstrip('?')} may be of {said}; run notebook {broken[0]} first"
+        if there or optional:
+            return None
+        undone = [earlier.stem for earlier in self._before_it(step) if not self._has_ended(earlier)]
+        return f"{self.run_dir} holds no {name}; run notebook {' and '.join(undone) or 'that writes it'} first"
+
+    def _wrong_with(self, producer, name, left, checked):
+        """What is wrong with what a notebook left, for one that is to read it."""
+        entry, first = self.entries[producer.stem], f"run notebook {producer.stem} first"
+        files = [file for file in left if not file.startswith(METRICS)]
+        if entry["status"] not in _ENDED or "code" not in entry:
+            return f"{name} is of {producer.stem}, which did not end; {first}"
+        damaged = next((file for file in files if content(self.run_dir / file) != left[file]), None)
+        if damaged:
+            return f"{damaged} is not as {producer.stem} left it; {first}"
+        if producer.stem in checked:
+            return None
+        checked.add(producer.stem)
+        if wrong := self._wrong_below(producer, checked):
+            return wrong
+        if changed := self._other_parameters(producer):
+            parameter, old, new = changed
+            return f"{name} was made with {parameter} {_text(old)}, not {_text(new)}; give -p {parameter} {_text(old)}, or {first}"
+        if other := _first_difference(entry["inputs"], self.inputs(producer)):
+            return f"{name} was made from another {other}; {first}"
+        return None
+
+
+def tidy(run_dir) -> None:
+    """Take away what a run that was killed left half written."""
+    for path in _files(run_dir):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _matching(sums, name):
+    """Of a notebook's sums those that go by a name: that file, what is in that folder, or all sections of that file."""
+    return {file: total for file, total in sums.items() if file == name or file.startswith((f"{name}/", f"{name}#"))}
+
+
+def _files(run_dir):
+    return (Path(folder, name) for folder, _, names in os.walk(run_dir) for name in names)
+
+
+def _snapshot(run_dir):
+    """What tells of each file that a notebook can leave whether it was written since."""
+    found = {}
+    for path in _files(run_dir):
+        place = path.relative_to(run_dir)
+        hidden = any(part.startswith(".") for part in place.parts)
+        if not hidden and not _UNFINISHED & set(place.parts) and not place.name.endswith(_ON_THE_WAY):
+            stat = path.stat()
+            found[place.as_posix()] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return {name: stamp for name, stamp in found.items() if name not in _NOT_OUTPUTS}
+
+
+def _is_shown(name):
+    """Whether a file would be taken for a result of the present state, such as a figure that is drawn no more."""
+    return name.startswith("figures/") or ("/" not in name and name.endswith(".csv"))
+
+
+def _damaged_names(found):
+    return [text.rpartition(" is ")[0] for text in found]
+
+
+def _remove(run_dir, name):
+    """Take a file away, and whatever stands where its folder was; a folder in its place stays, and is complained of."""
+    path = run_dir / name
+    for above in path.relative_to(run_dir).parents:
+        if (run_dir / above).is_file():
+            (run_dir / above).unlink()
+    if path.exists():
+        path.unlink()
+
+
+def _readable(path):
+    try:
+        found = read_json(path)
+    except (CovidxrError, OSError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(value):
+    """A parameter's value as it can be typed."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _first_difference(old, new):
+    return next((name for name in sorted({*old, *new}) if old.get(name) != new.get(name)), None)
