@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from covidxr._html import is_number
-from covidxr.errors import CovidxrError
 from covidxr.files import read_json
 
 _NUMBER, _TEXT, _TEXTS, _INTERVAL, _ANY = "a number", "text", "a list of texts", "two numbers", "any"
@@ -74,11 +73,7 @@ def read_records(run_dir) -> Records:
     """Read ``metrics.json`` and ``run.json`` of a run folder; what is not of the kind that it should be counts as missing."""
     unusable, kept = [], []
     for name, shape in (("metrics.json", _METRICS), ("run.json", _RUN)):
-        path = Path(run_dir, name)
-        try:
-            kept.append(_checked(read_json(path), shape, [name], unusable))
-        except OSError as error:  # a folder of that name, or no right to read it
-            raise CovidxrError(f"{path} cannot be read ({error.strerror}); move it away and run again") from error
+        kept.append(_checked(read_json(Path(run_dir, name), checked=False), shape, [name], unusable))
     return Records(*kept, unusable)
 
 

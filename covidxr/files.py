@@ -115,13 +115,15 @@ def _no_number(value, key=""):
     return next(filter(None, (_no_number(inner, f"{key}.{name}".strip(".")) for name, inner in pairs)), None)
 
 
-def read_json(path) -> dict:
+def read_json(path, checked=True) -> dict:
     """Read a JSON file, or return an empty dictionary where there is none.
 
     Parameters
     ----------
     path : str or pathlib.Path
         The file.
+    checked : bool
+        Whether to refuse what is no dictionary of finite numbers; without it whatever the file holds is returned.
 
     Returns
     -------
@@ -130,7 +132,7 @@ def read_json(path) -> dict:
     Raises
     ------
     CovidxrError
-        When the file is not JSON, or holds NaN, infinity or something other than a dictionary.
+        When the file is not JSON, or, checked, holds NaN, infinity or something other than a dictionary.
 
     Examples
     --------
@@ -142,11 +144,13 @@ def read_json(path) -> dict:
         if not path.exists():
             return {}
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        if checked and not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, not a dictionary")
-        if wrong := _no_number(found):
+        if checked and (wrong := _no_number(found)):
             raise ValueError(f"{wrong[0]} is {wrong[1]}, which JSON cannot say")
-    except (ValueError, OSError, RecursionError) as error:  # not JSON, not even text, or nested without end
+    except OSError as error:  # a folder of that name, or no right to read it
+        raise CovidxrError(f"{path} cannot be read ({error.strerror}); move it away and run again") from error
+    except (ValueError, RecursionError) as error:  # not JSON, not even text, or nested without end
         raise CovidxrError(f"{path}: not a JSON file ({error}); delete it and run the notebooks again") from error
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 
 import pytest
@@ -90,7 +91,7 @@ def test_from_the_command_line(two, capsys, tmp_path, monkeypatch):
 def test_records_of_any_content_are_compared(two, record, value):
     whole = {"metrics": METRICS, "run": RUN}[record]
     for where, changed in damaged(whole, value):
-        write_json(two[0] / f"{record}.json", changed)
+        (two[0] / f"{record}.json").write_text(json.dumps(changed))
         page, table = compare_runs(two)
         assert "<script" not in page.read_text(encoding="utf-8") and table, where
     write_json(two[0] / "run.json", RUN)

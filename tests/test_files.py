@@ -115,7 +115,7 @@ def test_absent_json_is_empty(tmp_path):
 )
 def test_json_that_is_none_is_a_sentence(content, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(CovidxrError, match=r"a\.json: not a JSON file"):
+    with pytest.raises(CovidxrError, match=r"a\.json cannot be read"):
         read_json(tmp_path / "a.json")
 
 
@@ -162,5 +162,5 @@ def test_json_of_no_numbers_or_no_names_is_a_sentence(content, said, tmp_path):
 
 def test_a_folder_in_place_of_json_is_a_sentence(tmp_path):
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(CovidxrError, match=r"a\.json: not a JSON file"):
+    with pytest.raises(CovidxrError, match=r"a\.json cannot be read"):
         read_json(tmp_path / "a.json")

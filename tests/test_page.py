@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import matplotlib.image
@@ -11,14 +12,13 @@ from small_run import METRICS, RUN, damaged, make_gallery, make_run
 
 from covidxr._html import measure, weights_in_words
 from covidxr.errors import CovidxrError
-from covidxr.files import write_json
 from covidxr.page import write_page
 
 
 def page_of(folder, metrics=None, run=None):
     for name, value in (("metrics", metrics), ("run", run)):
         if value is not None:
-            write_json(folder / f"{name}.json", value)
+            (folder / f"{name}.json").write_text(json.dumps(value))
     return write_page(folder).read_text(encoding="utf-8")
 
 

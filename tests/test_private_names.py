@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "covidxr").rglob("*.py"))}
+PACKAGE = ROOT / "covidxr"
+TREES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 KNOWN = {"_graph.py": {"_keras_history", "_inbound_nodes"}}  # Keras has no public name for where a tensor came from
 NAMED_TUPLE = {"_asdict", "_replace", "_fields"}  # public in spite of their names
 

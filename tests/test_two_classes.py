@@ -6,7 +6,6 @@ import json
 import shutil
 
 import nbformat
-import numpy as np
 import pytest
 from test_notebooks import ROOT
 
@@ -14,6 +13,7 @@ from covidxr.dataset import assemble, save_run, split_manifest
 from covidxr.early import build_early, fit_softmax
 from covidxr.errors import CovidxrError
 from covidxr.files import read_json
+from covidxr.frozen import save_features
 from covidxr.probe import features
 from covidxr.sources import SOURCES
 
@@ -51,7 +51,7 @@ def finished(tmp_path_factory):
     train = (manifest.split == "train").to_numpy()
     fit_softmax(model, made.pixels[train], manifest[train], CLASSES)
     model.save(folder / "run" / "model.keras")
-    np.savez(folder / "run" / "features.npz", features=features(model, made.pixels))
+    save_features(folder / "run", manifest, features(model, made.pixels))
     north = phantom_table(folder, "north", {"Normal": "Healthy", "Bacteria": "TB"}, 12, 1)
     south = phantom_table(folder, "south", {"Normal": "well", "Bacteria": "tuberculosis"}, 12, 2)
     return folder / "run", [north, south]

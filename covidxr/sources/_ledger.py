@@ -46,7 +46,7 @@ class Ledger:
         self.folder, self.source, self.version = Path(folder), source, version
         self._frozen = frozen(source)
         try:
-            files = read_json(self.folder / LEDGER).get("files", {})
+            files = read_json(self.folder / LEDGER, checked=False).get("files", {})
             self._known = {path: Known(entry["size"], entry["sha256"]) for path, entry in files.items()}
             plausible = all(map(is_plausible, self._known, self._known.values()))
         except (AttributeError, KeyError, TypeError):
