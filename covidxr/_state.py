@@ -23,9 +23,7 @@ METRICS = "metrics.json"
 _NOT_OUTPUTS = {"run.json", "run.lock", "index.html", METRICS}
 _UNFINISHED = {"training", "stages"}  # folders of trainings that are to go on
 _ON_THE_WAY = (".running.ipynb", ".failed.ipynb")
-_TEMPORARY = re.compile(
-    r"\.[0-9a-f]{32}(\..*)?|\.sections|.*\.running\.ipynb"
-)  # of `covidxr.files`, and the runner's own
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\..*)?|.*\.running\.ipynb")  # of `covidxr.files`, and the runner's own
 _PHANTOMS = "phantoms/"
 _ENDED = ("done", "outdated")
 
@@ -55,6 +53,7 @@ class State:
     def __init__(self, record, steps, run_dir):
         self.record, self.steps, self.run_dir = record, steps, Path(run_dir)
         self.entries, self._known, self._before = record["notebooks"], {}, {}
+        (self.run_dir / SECTIONS).unlink(missing_ok=True)
         for entry in self.entries.values():  # this run alone is at work here, so that one was killed
             if entry["status"] == "running":
                 entry.update(status="interrupted", outputs={**entry.get("outputs", {}), **self._since(entry)})
@@ -99,7 +98,7 @@ class State:
         seen = {"code": step.code, "inputs": self.inputs(step)}
         self.entries[step.stem] = {"status": "running", "started": now(), **seen, **kept}
         self.record.update(facts(), parameters={**self.record["parameters"], step.stem: step.values})
-        (self.run_dir / SECTIONS).touch()
+        (self.run_dir / SECTIONS).write_text("", encoding="utf-8")
         self._before = _snapshot(self.run_dir)
         return self.entries[step.stem]
 
@@ -270,7 +269,7 @@ class State:
 
 
 def tidy(run_dir) -> None:
-    """Take away what a run that was killed left half written."""
+    """Take away what was left half written when a run was broken off."""
     for path in _files(run_dir):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
