@@ -73,7 +73,7 @@ class State:
             return f"{name} is {_text(new)}, and was {_text(old)}"
         if other := _first_difference(entry["inputs"], self.inputs(step)):
             return f"{other} changed"
-        found = self.damage.get(step.stem, [])
+        found = list(self.damage.get(step.stem, {}).values())
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         return f"{found[0]}{more}" if found else None
 
@@ -89,7 +89,7 @@ class State:
     def begin(self, step) -> dict:
         """Enter a notebook as running, take away what is damaged of its own, and remember what there is."""
         entry = self.entries[step.stem]
-        for name in _damaged_names(self.damage.pop(step.stem, [])):
+        for name in self.damage.pop(step.stem, {}):
             _remove(self.run_dir, name)
         for later in self.steps[self.steps.index(step) + 1 :]:
             if self.entries[later.stem]["status"] == "done":
@@ -206,11 +206,9 @@ class State:
 
     def _damaged(self, entry):
         if entry["status"] not in _ENDED:
-            return []
+            return {}
         sums = ((name, recorded, content(self.run_dir / name)) for name, recorded in entry.get("outputs", {}).items())
-        return [
-            f"{name} is {'missing' if now is None else 'damaged'}" for name, recorded, now in sums if now != recorded
-        ]
+        return {name: f"{name} is {_wrong(name, now)}" for name, recorded, now in sums if now != recorded}
 
     def _wrong_below(self, step, checked):
         """The first thing wrong with what a notebook reads, and with what that was made from."""
@@ -301,8 +299,13 @@ def _is_shown(name):
     return name.startswith("figures/") or ("/" not in name and name.endswith(".csv"))
 
 
-def _damaged_names(found):
-    return [text.rpartition(" is ")[0] for text in found]
+def _wrong(name, now):
+    """What a file is that is not as recorded; a manifest counts with whether the images that it names are there."""
+    return (
+        "missing"
+        if now is None
+        else "damaged" + (", or names images that were moved" if name == "manifest.csv" else "")
+    )
 
 
 def _remove(run_dir, name):

@@ -206,7 +206,7 @@ def _run_all(name, steps, chosen, run_dir, forced):
     state.refresh()
     save(state.record, run_dir)
     for stem, found in state.damage.items():
-        print(f"{stem}: {found[0]}; the command without --only, or with --only {stem[:2]}, mends it")
+        print(f"{stem}: {next(iter(found.values()))}; the command without --only, or with --only {stem[:2]}, mends it")
     print(f"open {_page(state)}")
     return state.record
 

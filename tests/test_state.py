@@ -207,14 +207,13 @@ def test_moved_folders_run_nothing(place, go, tmp_path, monkeypatch):
     assert Path(pd.read_csv(moved / "run" / "rejected.csv").path[0]) == Path("x.png")
 
 
-def test_data_moved_away_from_the_run_are_found_again(undisturbed, place, go):
-    """The manifest names the images where they were; it is made anew, and is the same to those who read it."""
-    shutil.rmtree(undisturbed.parent / "gone", ignore_errors=True)
-    table = pd.read_csv(place / "run" / "manifest.csv")
-    table.assign(path=[f"/nowhere/{Path(path).name}" for path in table.path]).to_csv(
-        place / "run" / "manifest.csv", index=False
-    )
-    assert go() == ["01_films"]
+def test_moved_data_are_found_again_and_run_nothing_else(place, go, capsys):
+    """The manifest names images where they were; it is made anew, and is the same to those who read it."""
+    assert go(run_dir=place / "own") == ALL
+    moved = (place / "data").rename(place / "moved")
+    assert go(run_dir=place / "own", sources=[str(moved / "ours.csv")]) == ["01_films"]
+    assert "manifest.csv is damaged, or names images that were moved" in capsys.readouterr().out
+    assert set(pd.read_csv(place / "own" / "manifest.csv").path) == {str(moved / f"{name}.png") for name in "abcdef"}
 
 
 def test_prose_comments_and_layout_run_nothing(place, go):
