@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _UNFINISHED = {"training", "stages"}  # folders of trainings that are to go on
 _ON_THE_WAY = (".running.ipynb", ".failed.ipynb")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\..*)?|.*\.running\.ipynb")  # of `covidxr.files`, and the runner's own
 _PHANTOMS = "phantoms/"
+_ASIDE = ".damaged"  # where damaged files are kept
 _ENDED = ("done", "outdated")
 
 
@@ -87,10 +89,10 @@ class State:
         return {**inputs_of(step.values, self._known), **{name: self._sum(step, name) for name in self._reads(step)}}
 
     def begin(self, step) -> dict:
-        """Enter a notebook as running, take away what is damaged of its own, and remember what there is."""
+        """Enter a notebook as running, set aside what is damaged of its own, and remember what there is."""
         entry = self.entries[step.stem]
         for name in self.damage.pop(step.stem, {}):
-            _remove(self.run_dir, name)
+            _set_aside(self.run_dir, name)
         for later in self.steps[self.steps.index(step) + 1 :]:
             if self.entries[later.stem]["status"] == "done":
                 self.entries[later.stem]["status"] = "outdated"
@@ -138,7 +140,7 @@ class State:
         ):
             return None
         what = "missing" if not path.exists() else "damaged"
-        _remove(self.run_dir, METRICS)
+        _set_aside(self.run_dir, METRICS)
         write_json(path, {**(there or {}), **claimed})
         return f"{METRICS} was {what}; its numbers are put back from run.json"
 
@@ -205,10 +207,8 @@ class State:
         return next(((name, old.get(name), new.get(name)) for name in names), None)
 
     def _damaged(self, entry):
-        if entry["status"] not in _ENDED:
-            return {}
         sums = ((name, recorded, content(self.run_dir / name)) for name, recorded in entry.get("outputs", {}).items())
-        return {name: f"{name} is {_wrong(name, now)}" for name, recorded, now in sums if now != recorded}
+        return {name: f"{name} is {_wrong(name, now)}" for name, recorded, now in sums if now != recorded and recorded}
 
     def _wrong_below(self, step, checked):
         """The first thing wrong with what a notebook reads, and with what that was made from."""
@@ -308,14 +308,15 @@ def _wrong(name, now):
     )
 
 
-def _remove(run_dir, name):
-    """Take a file away, and whatever stands where its folder was; a folder in its place stays, and is complained of."""
-    path = run_dir / name
-    for above in path.relative_to(run_dir).parents:
-        if (run_dir / above).is_file():
-            (run_dir / above).unlink()
-    if path.exists():
-        path.unlink()
+def _set_aside(run_dir, name):
+    """Move what is damaged out of the way, or what stands where its folder was; it may be somebody's work, so it is kept."""
+    place = Path(name)
+    for part in (*reversed(place.parents[:-1]), place):
+        if (run_dir / part).is_file() or ((run_dir / part).exists() and part == place):
+            kept = run_dir / _ASIDE / part
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(run_dir / part, kept)
 
 
 def _readable(path):

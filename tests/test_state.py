@@ -121,6 +121,32 @@ def test_a_folder_replaced_by_a_file_is_mended(place, go):
     assert go() == ["04_look"] and go() == []
 
 
+def test_a_file_replaced_by_a_folder_is_mended(place, go):
+    (place / "run" / "model.keras").unlink()
+    (place / "run" / "model.keras" / "inside").mkdir(parents=True)
+    assert go() == ["02_fit"] and go() == []
+
+
+def test_what_was_changed_by_hand_is_kept_aside(place, go):
+    for name in ("predictions.csv", "metrics.json"):
+        for text in ("mine", "mine again"):
+            (place / "run" / name).write_text(text)
+            go()
+        assert (place / "run" / ".damaged" / name).read_text() == "mine again"
+
+
+def test_what_a_failed_notebook_left_is_not_believed_when_it_runs_again(place, go):
+    path = place / "notebooks" / "04_look.ipynb"
+    text = path.read_text()
+    path.write_text(text.replace("record_metrics(run_dir, heat", "1 / 0; record_metrics(run_dir, heat"))
+    with pytest.raises(run.NotebookFailed):
+        go()
+    overwritten(place / "run" / "figures" / "a.png")
+    path.write_text(text)
+    assert go() == ["04_look"]
+    assert (place / "run" / ".damaged" / "figures" / "a.png").exists()
+
+
 def test_numbers_changed_by_hand_are_put_back(undisturbed, place, go, capsys):
     better = {**metrics(place), "test": {"accuracy": 1.0}, "mine": {"kept": True}}
     (place / "run" / "metrics.json").write_text(json.dumps(better))
