@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
       $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
 
-.PHONY: help setup data run-all compare test test-live lint notebook docs bench lock clean
+.PHONY: help setup data run-all compare test test-live lint notebook docs bench lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -60,5 +60,8 @@ lock: $(STAMP)  ## resolve pyproject.toml anew into requirements.lock (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --extra dev \
 		--custom-compile-command "make lock" -o requirements.lock pyproject.toml
 
-clean:  ## remove .venv, caches and the runs
-	@rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean-runs:  ## remove runs/, all that was computed
+	@rm -rf runs
+
+clean:  ## remove .venv and caches; runs/ stays
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info

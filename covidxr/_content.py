@@ -11,6 +11,7 @@ from pathlib import Path
 
 _MASKS = ("lung_mask", "lesion_mask")
 _BLOCK = 1 << 20
+_OF_A_RUN = ("date_saved", "shared_object_id")  # what Keras writes of the moment, and of the place in memory
 
 
 def digest(value) -> str:
@@ -27,7 +28,7 @@ def digest(value) -> str:
 def content(path) -> str | None:
     """Sum of a file's content, None where there is no such file.
 
-    A Keras file counts without the date that is written into it, a table without the folders in its paths: both differ
+    A Keras file counts without the date and the addresses that are written into it, a table without the folders in its paths: both differ
     between runs that are the same. Masks that a table names count as what they show.
 
     Examples
@@ -53,12 +54,18 @@ def _keras(path):
     """A zip file; whatever cannot be read as Keras writes it is compared byte by byte."""
     try:
         with zipfile.ZipFile(path) as members:
-            found = {name: hashlib.sha256(members.read(name)).hexdigest() for name in members.namelist()}
-            facts = json.loads(members.read("metadata.json"))
-    except Exception:  # zipfile and zlib raise half a dozen kinds on a damaged file
+            return digest({name: _member(members, name) for name in members.namelist()})
+    except Exception:  # zipfile, zlib and json raise half a dozen kinds on a damaged file
         return _plain(path)
-    facts.pop("date_saved", None)
-    return digest([found | {"metadata.json": facts}])
+
+
+def _member(members, name):
+    held = members.read(name)
+    if not name.endswith(".json"):
+        return hashlib.sha256(held).hexdigest()
+    return json.loads(
+        held, object_hook=lambda found: {key: value for key, value in found.items() if key not in _OF_A_RUN}
+    )
 
 
 def _table(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -23,10 +24,9 @@ METRICS = "metrics.json"
 _NOT_OUTPUTS = {"run.json", "run.lock", "index.html", METRICS}
 _UNFINISHED = {"training", "stages"}  # folders of trainings that are to go on
 _ON_THE_WAY = (".running.ipynb", ".failed.ipynb")
-_TEMPORARY = re.compile(
-    r"\.[0-9a-f]{32}(\..*)?|\.sections|.*\.running\.ipynb"
-)  # of `covidxr.files`, and the runner's own
+_TEMPORARY = re.compile(r"\.covidxr-[0-9a-f-]+(\..*)?|.*\.running\.ipynb")  # of `covidxr.files`, and the runner's own
 _PHANTOMS = "phantoms/"
+_ASIDE = ".damaged"  # where damaged files are kept
 _ENDED = ("done", "outdated")
 
 
@@ -55,6 +55,7 @@ class State:
     def __init__(self, record, steps, run_dir):
         self.record, self.steps, self.run_dir = record, steps, Path(run_dir)
         self.entries, self._known, self._before = record["notebooks"], {}, {}
+        (self.run_dir / SECTIONS).unlink(missing_ok=True)
         for entry in self.entries.values():  # this run alone is at work here, so that one was killed
             if entry["status"] == "running":
                 entry.update(status="interrupted", outputs={**entry.get("outputs", {}), **self._since(entry)})
@@ -74,7 +75,7 @@ class State:
             return f"{name} is {_text(new)}, and was {_text(old)}"
         if other := _first_difference(entry["inputs"], self.inputs(step)):
             return f"{other} changed"
-        found = self.damage.get(step.stem, [])
+        found = list(self.damage.get(step.stem, {}).values())
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         return f"{found[0]}{more}" if found else None
 
@@ -88,10 +89,10 @@ class State:
         return {**inputs_of(step.values, self._known), **{name: self._sum(step, name) for name in self._reads(step)}}
 
     def begin(self, step) -> dict:
-        """Enter a notebook as running, take away what is damaged of its own, and remember what there is."""
+        """Enter a notebook as running, set aside what is damaged of its own, and remember what there is."""
         entry = self.entries[step.stem]
-        for name in _damaged_names(self.damage.pop(step.stem, [])):
-            _remove(self.run_dir, name)
+        for name in self.damage.pop(step.stem, {}):
+            _set_aside(self.run_dir, name)
         for later in self.steps[self.steps.index(step) + 1 :]:
             if self.entries[later.stem]["status"] == "done":
                 self.entries[later.stem]["status"] = "outdated"
@@ -99,7 +100,7 @@ class State:
         seen = {"code": step.code, "inputs": self.inputs(step)}
         self.entries[step.stem] = {"status": "running", "started": now(), **seen, **kept}
         self.record.update(facts(), parameters={**self.record["parameters"], step.stem: step.values})
-        (self.run_dir / SECTIONS).touch()
+        (self.run_dir / SECTIONS).write_text("", encoding="utf-8")
         self._before = _snapshot(self.run_dir)
         return self.entries[step.stem]
 
@@ -139,7 +140,7 @@ class State:
         ):
             return None
         what = "missing" if not path.exists() else "damaged"
-        _remove(self.run_dir, METRICS)
+        _set_aside(self.run_dir, METRICS)
         write_json(path, {**(there or {}), **claimed})
         return f"{METRICS} was {what}; its numbers are put back from run.json"
 
@@ -206,12 +207,8 @@ class State:
         return next(((name, old.get(name), new.get(name)) for name in names), None)
 
     def _damaged(self, entry):
-        if entry["status"] not in _ENDED:
-            return []
         sums = ((name, recorded, content(self.run_dir / name)) for name, recorded in entry.get("outputs", {}).items())
-        return [
-            f"{name} is {'missing' if now is None else 'damaged'}" for name, recorded, now in sums if now != recorded
-        ]
+        return {name: f"{name} is {_wrong(name, now)}" for name, recorded, now in sums if now != recorded and recorded}
 
     def _wrong_below(self, step, checked):
         """The first thing wrong with what a notebook reads, and with what that was made from."""
@@ -270,7 +267,7 @@ class State:
 
 
 def tidy(run_dir) -> None:
-    """Take away what a run that was killed left half written."""
+    """Take away what was left half written when a run was broken off."""
     for path in _files(run_dir):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -302,18 +299,24 @@ def _is_shown(name):
     return name.startswith("figures/") or ("/" not in name and name.endswith(".csv"))
 
 
-def _damaged_names(found):
-    return [text.rpartition(" is ")[0] for text in found]
+def _wrong(name, now):
+    """What a file is that is not as recorded; a manifest counts with whether the images that it names are there."""
+    return (
+        "missing"
+        if now is None
+        else "damaged" + (", or names images that were moved" if name == "manifest.csv" else "")
+    )
 
 
-def _remove(run_dir, name):
-    """Take a file away, and whatever stands where its folder was; a folder in its place stays, and is complained of."""
-    path = run_dir / name
-    for above in path.relative_to(run_dir).parents:
-        if (run_dir / above).is_file():
-            (run_dir / above).unlink()
-    if path.exists():
-        path.unlink()
+def _set_aside(run_dir, name):
+    """Move what is damaged out of the way, or what stands where its folder was; it may be somebody's work, so it is kept."""
+    place = Path(name)
+    for part in (*reversed(place.parents[:-1]), place):
+        if (run_dir / part).is_file() or ((run_dir / part).exists() and part == place):
+            kept = run_dir / _ASIDE / part
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(run_dir / part, kept)
 
 
 def _readable(path):

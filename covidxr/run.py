@@ -206,7 +206,7 @@ def _run_all(name, steps, chosen, run_dir, forced):
     state.refresh()
     save(state.record, run_dir)
     for stem, found in state.damage.items():
-        print(f"{stem}: {found[0]}; the command without --only, or with --only {stem[:2]}, mends it")
+        print(f"{stem}: {next(iter(found.values()))}; the command without --only, or with --only {stem[:2]}, mends it")
     print(f"open {_page(state)}")
     return state.record
 
@@ -224,6 +224,7 @@ def _page(state):
 
 def _run_one(state, step):
     from covidxr._execute import execute  # papermill and nbconvert, not needed when all is unchanged
+    from covidxr._state import tidy
 
     record, run_dir = state.record, state.run_dir
     entry = state.begin(step)
@@ -236,6 +237,7 @@ def _run_one(state, step):
         outcome = execute(step.path, run_dir / "notebooks" / step.path.name, step.parameters, tick)
     except BaseException:  # Ctrl-C, or nothing can be written any more
         entry["status"] = "interrupted"
+        tidy(run_dir)
         state.finish(step, ended=False)
         _save(state)
         raise

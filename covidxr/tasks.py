@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 from dask.distributed import get_worker
 
+from covidxr._code import modules_of
+from covidxr._content import content
+from covidxr._inputs import comparable, inputs_of
 from covidxr.dataset import read_run
-from covidxr.errors import unknown
+from covidxr.errors import CovidxrError, unknown
 from covidxr.evaluate import predict, prediction_table
 from covidxr.files import read_json, write_csv, write_json
 from covidxr.pixels import pixels_of_size
@@ -43,8 +46,14 @@ class Task(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether its results are there."""
-        return read_json(Path(self.folder) / "task.json").get("key") == self.key
+        """Whether its results are there, and as it left them."""
+        folder = Path(self.folder)
+        try:
+            done = read_json(folder / "task.json")
+        except CovidxrError:  # damaged: the training is done again
+            return False
+        predictions = content(folder / "predictions.csv")
+        return done.get("key") == self.key and predictions is not None and done.get("predictions") == predictions
 
 
 def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, train=None) -> list[Task]:
@@ -94,14 +103,18 @@ def plan_sweep(run_dir, cells, folds=3, repeats=1, validation=0.15, seed=0, trai
 def _task(run_dir, cell, settings, splits, place, given):
     repeat, fold = place
     settings = {**settings, "seed": settings["seed"] + 100 * repeat + fold}
-    key = hashlib.sha256(json.dumps([settings, splits, given], default=str).encode()).hexdigest()
+    weights = {name: inputs_of({name: settings[name]}, {}).get(name) for name in ("weights",) if name in settings}
+    described = [comparable(settings), weights, splits, given]
+    key = hashlib.sha256(json.dumps(described, default=str).encode()).hexdigest()
     words = re.sub(r"\W+", "-", cell).strip("-")
     folder = run_dir / "sweep" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
     return Task(cell, repeat, fold, settings, splits, str(run_dir), str(folder), key)
 
 
 def _name_of(train):
-    return f"{train.__module__}.{train.__qualname__}" if train else "covidxr.recipe.train_network"
+    """Who trains, and the code that it is of as far as it is the package's: edited, it does all trainings again."""
+    name = f"{train.__module__}.{train.__qualname__}" if train else "covidxr.recipe.train_network"
+    return [name, modules_of("covidxr.recipe", name)]
 
 
 def run_task(task, threads=None, train=None) -> None:
@@ -134,9 +147,8 @@ def run_task(task, threads=None, train=None) -> None:
         keras.utils.clear_session()
     place = {"cell": task.cell, "repeat": task.repeat, "fold": task.fold}
     write_csv(Path(task.folder) / "predictions.csv", table.assign(**place)[[*place, *table.columns]])
-    write_json(
-        Path(task.folder) / "task.json", {**place, "key": task.key, "settings": task.settings, "hardware": hardware}
-    )
+    sums = {"key": task.key, "predictions": content(Path(task.folder) / "predictions.csv")}
+    write_json(Path(task.folder) / "task.json", {**place, **sums, "settings": task.settings, "hardware": hardware})
 
 
 def _films(task):

@@ -304,6 +304,22 @@ def test_a_run_folder_that_is_not_whole_is_a_sentence(name, ours, tmp_path):
         read_run(tmp_path / "run")
 
 
+def test_a_moved_run_folder_still_finds_what_lies_in_it(ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    phantoms = assemble(per_class=2, image_size=32, work_dir="run")
+    rejected = pd.DataFrame({"image_id": ["a"], "path": [str(Path("run", "a.png"))], "reason": ["why"]})
+    save_run("run", phantoms._replace(rejected=rejected))
+    moved = Path("run").rename("moved")
+    found = read_run(moved)
+    for column in ("path", "lung_mask", "lesion_mask"):
+        assert all(Path(path).is_file() for path in found.manifest[column])
+    assert found.rejected.path.tolist() == [str(Path("moved", "a.png"))]
+    save_run("other", take("ours"))
+    assert read_run("other").manifest.path.tolist() == [
+        str(Path(path).absolute()) for path in take("ours").manifest.path
+    ]
+
+
 @pytest.mark.realdata
 def test_the_articles_films_are_found(shared):
     manifest, pixels, rejected = assemble(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 from small_notebooks import make_notebooks, write_notebook
 
@@ -126,3 +130,87 @@ def test_html_shows_no_bar_that_stands_where_it_began(tmp_path):
     html = (tmp_path / "out" / "a.html").read_text(encoding="utf-8")
     assert "done" in html and "0/3" not in html and "0%" not in html.split("<body")[1]
     assert "3/3" in (tmp_path / "out" / "a.ipynb").read_text(encoding="utf-8")  # the notebook keeps its bar
+
+
+BUSY = """import pathlib, subprocess, sys, tempfile, time
+from covidxr.files import atomic_path
+kept = tempfile.TemporaryDirectory(), subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with atomic_path(pathlib.Path(run_dir, "half.npz")) as temporary:
+    temporary.write_bytes(b"half")
+    pathlib.Path(run_dir, "started").write_text(str(kept[1].pid))
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a run whose second notebook never ends and cannot be asked to; wait until it is there."""
+    notebooks = make_notebooks(tmp_path / "notebooks")
+    write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'", BUSY, reads=["made.txt"])
+    script = f"""import functools, pathlib, sys
+from covidxr import run
+run.run_profile = functools.partial(run.run_profile, notebooks=pathlib.Path({str(notebooks)!r}))
+sys.exit(run.main(["tiny", "--run-dir", {str(tmp_path / "run")!r}]))"""
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+
+    def starting():
+        (tmp_path / "run" / "started").unlink(missing_ok=True)
+        with open(
+            tmp_path / "said", "w", encoding="utf-8"
+        ) as said:  # a pipe would be held open by what outlives the run
+            started.append(psutil.Popen([sys.executable, "-c", script], env=environment, stdout=said, stderr=said))
+        while started[-1].poll() is None and not (tmp_path / "run" / "started").exists():
+            time.sleep(0.05)
+        found = started[-1].children(recursive=True)
+        started.extend(found)
+        return started[-len(found) - 1], found
+
+    started = []
+    yield starting
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # which nobody may be there to take note of
+    except psutil.NoSuchProcess:
+        return False
+
+
+def statuses(run_dir):
+    entries = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["notebooks"].values()
+    return [entry["status"] for entry in entries]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_sigterm_ends_a_run_as_ctrl_c_does(start, tmp_path):
+    process, children = start()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert "Interrupted. The same command goes on" in (tmp_path / "said").read_text(encoding="utf-8")
+    assert children and not any(map(is_alive, children))
+    assert statuses(tmp_path / "run") == ["done", "interrupted"]
+    assert not (tmp_path / "run" / "run.lock").exists() and not list((tmp_path / "tmp").iterdir())
+    assert [path.name for path in (tmp_path / "run").rglob(".*")] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_killed_run_left_is_swept_at_the_next_start(start, tmp_path):
+    process, children = start()
+    for killed in (process, *children):
+        killed.kill()
+    process.wait(timeout=60)
+    assert statuses(tmp_path / "run") == ["done", "running"]
+    left = list((tmp_path / "tmp").glob("covidxr-*"))
+    assert left and list((tmp_path / "run").glob(".*.npz"))
+    process, _ = start()
+    assert not any(folder.exists() for folder in left)
+    assert len(list((tmp_path / "run").glob(".*.npz"))) == 1  # its own
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130

@@ -115,7 +115,7 @@ def test_absent_json_is_empty(tmp_path):
 )
 def test_json_that_is_none_is_a_sentence(content, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(CovidxrError, match=r"a\.json cannot be read"):
+    with pytest.raises(CovidxrError, match=r"a\.json: not a JSON file"):
         read_json(tmp_path / "a.json")
 
 

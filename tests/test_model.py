@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from covidxr.early import build_early, early_of
 from covidxr.errors import CovidxrError
-from covidxr.model import FREEZES, build_baseline, build_vgg16, trainable_parameters
+from covidxr.model import FREEZES, build_baseline, build_vgg16, last_convolution, trainable_parameters
 
 BLOCKS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 KERAS_NAMES = [
@@ -133,3 +134,10 @@ def test_a_training_step_changes_the_trained_layers_and_no_other(freeze):
     model.train_on_batch(films, np.eye(3, dtype=np.float32))
     changed = {name for name, kernel in before.items() if (model.get_layer(name).get_weights()[0] != kernel).any()}
     assert changed == TRAINED[freeze]
+
+
+def test_the_last_convolution_is_that_of_the_network_at_hand():
+    assert last_convolution(build_vgg16(32)) == "block5_conv3"
+    assert last_convolution(build_early(32)) == last_convolution(early_of(build_vgg16(32), 0)) == "block3_conv3"
+    with pytest.raises(CovidxrError, match="has no convolution; its layers: "):
+        last_convolution(build_baseline(9))

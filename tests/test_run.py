@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -309,3 +310,10 @@ def test_help_is_instant_and_has_examples():
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert "examples:" in done.stdout and done.stdout.endswith("set()\n")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(("target", "removed"), [("clean", False), ("clean-runs", True)])
+def test_cleaning_leaves_the_runs_alone_unless_asked(target, removed):
+    command = subprocess.run(["make", "-n", target], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert (" runs" in command) == removed

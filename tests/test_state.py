@@ -121,6 +121,32 @@ def test_a_folder_replaced_by_a_file_is_mended(place, go):
     assert go() == ["04_look"] and go() == []
 
 
+def test_a_file_replaced_by_a_folder_is_mended(place, go):
+    (place / "run" / "model.keras").unlink()
+    (place / "run" / "model.keras" / "inside").mkdir(parents=True)
+    assert go() == ["02_fit"] and go() == []
+
+
+def test_what_was_changed_by_hand_is_kept_aside(place, go):
+    for name in ("predictions.csv", "metrics.json"):
+        for text in ("mine", "mine again"):
+            (place / "run" / name).write_text(text)
+            go()
+        assert (place / "run" / ".damaged" / name).read_text() == "mine again"
+
+
+def test_what_a_failed_notebook_left_is_not_believed_when_it_runs_again(place, go):
+    path = place / "notebooks" / "04_look.ipynb"
+    text = path.read_text()
+    path.write_text(text.replace("record_metrics(run_dir, heat", "1 / 0; record_metrics(run_dir, heat"))
+    with pytest.raises(run.NotebookFailed):
+        go()
+    overwritten(place / "run" / "figures" / "a.png")
+    path.write_text(text)
+    assert go() == ["04_look"]
+    assert (place / "run" / ".damaged" / "figures" / "a.png").exists()
+
+
 def test_numbers_changed_by_hand_are_put_back(undisturbed, place, go, capsys):
     better = {**metrics(place), "test": {"accuracy": 1.0}, "mine": {"kept": True}}
     (place / "run" / "metrics.json").write_text(json.dumps(better))
@@ -207,14 +233,13 @@ def test_moved_folders_run_nothing(place, go, tmp_path, monkeypatch):
     assert Path(pd.read_csv(moved / "run" / "rejected.csv").path[0]) == Path("x.png")
 
 
-def test_data_moved_away_from_the_run_are_found_again(undisturbed, place, go):
-    """The manifest names the images where they were; it is made anew, and is the same to those who read it."""
-    shutil.rmtree(undisturbed.parent / "gone", ignore_errors=True)
-    table = pd.read_csv(place / "run" / "manifest.csv")
-    table.assign(path=[f"/nowhere/{Path(path).name}" for path in table.path]).to_csv(
-        place / "run" / "manifest.csv", index=False
-    )
-    assert go() == ["01_films"]
+def test_moved_data_are_found_again_and_run_nothing_else(place, go, capsys):
+    """The manifest names images where they were; it is made anew, and is the same to those who read it."""
+    assert go(run_dir=place / "own") == ALL
+    moved = (place / "data").rename(place / "moved")
+    assert go(run_dir=place / "own", sources=[str(moved / "ours.csv")]) == ["01_films"]
+    assert "manifest.csv is damaged, or names images that were moved" in capsys.readouterr().out
+    assert set(pd.read_csv(place / "own" / "manifest.csv").path) == {str(moved / f"{name}.png") for name in "abcdef"}
 
 
 def test_prose_comments_and_layout_run_nothing(place, go):
@@ -367,18 +392,22 @@ def test_a_run_that_was_killed_is_shown_as_interrupted_and_its_files_are_not_bel
 # Contents
 
 
-def test_a_keras_file_counts_without_its_date(tmp_path):
-    def write(name, date, weights):
+def test_a_keras_file_counts_without_dates_and_addresses(tmp_path):
+    def write(name, moment, weights):
+        config = {"layers": [{"name": "a", "shared_object_id": moment}], "depth": 1}
         with zipfile.ZipFile(tmp_path / name, "w") as file:
-            file.writestr("metadata.json", json.dumps({"keras_version": "3", "date_saved": date}))
+            file.writestr("metadata.json", json.dumps({"keras_version": "3", "date_saved": moment}))
+            file.writestr("config.json", json.dumps(config))
             file.writestr("model.weights.h5", weights)
         return content(tmp_path / name)
 
     one, later, other = write("a.keras", 1, "w"), write("b.keras", 2, "w"), write("c.keras", 1, "v")
     assert one == later != other
     raw = (tmp_path / "a.keras").read_bytes()
-    (tmp_path / "a.keras").write_bytes(raw.replace(b"w", b"x", 1))
-    assert content(tmp_path / "a.keras") != one
+    for place in range(0, len(raw), 7):
+        (tmp_path / "a.keras").write_bytes(raw[:place] + bytes([raw[place] ^ 255]) + raw[place + 1 :])
+        changed = content(tmp_path / "a.keras")
+        assert changed != one or zipfile.ZipFile(tmp_path / "a.keras").testzip() is None
 
 
 def test_a_table_counts_with_the_masks_that_it_names_and_without_their_folder(tmp_path):

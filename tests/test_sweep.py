@@ -144,6 +144,30 @@ def test_done_is_done_until_settings_or_films_change(undisturbed, films):
     assert not any(task.is_done for task in plan_sweep(films, ONE, folds=2, train=small))
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "task.json"])
+@pytest.mark.parametrize("bytes_", [None, b"", b"cell,fold\n"])
+def test_a_training_whose_results_are_lost_or_damaged_is_not_done(run_dir, name, bytes_):
+    task = plan_sweep(run_dir, ONE, folds=3, train=small)[0]
+    run_task(task, threads=1, train=small)
+    path = Path(task.folder) / name
+    path.unlink() if bytes_ is None else path.write_bytes(bytes_)
+    assert not task.is_done
+
+
+def test_another_file_of_weights_under_the_old_name_is_another_training(run_dir, tmp_path):
+    def keys(path):
+        cells = cell_settings({"reference": {}}, **{**FAST, "weights": str(path)})
+        return [task.key for task in plan_sweep(run_dir, cells, folds=2)]
+
+    path = tmp_path / "weights.h5"
+    path.write_bytes(b"one")
+    before = keys(path)
+    moved = path.rename(tmp_path / "moved.h5")
+    assert keys(moved) == before
+    path.write_bytes(b"other")
+    assert keys(path) != before
+
+
 def test_failing_trainings_are_named_and_the_others_kept(run_dir, scheduler):
     cells = {"fine": {}, "deadly": {"batch_size": 7}, "too big": {"batch_size": 5}}
     cells = cell_settings(cells, **FAST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from covidxr._plan import read_steps
+from covidxr.dataset import read_run
 from covidxr.sources.phantom import make_phantom
 
 ROOT = Path(__file__).parents[1]
@@ -25,18 +28,32 @@ SMALL = {
 }  # fmt: skip
 
 
-def walk(run_dir, profile="demo", *more, **parameters):
+# Notes each file that a kernel opens: Python runs a module of this name at its start.
+NOTES = """import os, sys
+if "ipykernel_launcher" in " ".join(sys.orig_argv):
+    log = os.open(os.environ["OPENED_FILES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    def note(event, arguments):
+        if event == "open" and isinstance(arguments[0], str):
+            os.write(log, f"{os.getpid()}\\t{arguments[1]}\\t{os.path.abspath(arguments[0])}\\n".encode())
+    sys.addaudithook(note)"""
+
+
+def walk(run_dir, profile="demo", *more, environment=None, **parameters):
     """Run the command line as a user does."""
     typed = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
     command = [sys.executable, "-m", "covidxr.run", profile, "--run-dir", str(run_dir), *more, *typed]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1200)
+    environment = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1200, env=environment)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The run folder of a small demo."""
-    run_dir = tmp_path_factory.mktemp("walk") / "run"
-    done = walk(run_dir, **SMALL)
+    place = tmp_path_factory.mktemp("walk")
+    (place / "sitecustomize.py").write_text(NOTES, encoding="utf-8")
+    run_dir, before = place / "run", os.environ.get("PYTHONPATH", "")
+    noting = {"PYTHONPATH": os.pathsep.join([str(place), before]), "OPENED_FILES": str(place / "opened.txt")}
+    done = walk(run_dir, environment=noting, **SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir
 
@@ -83,6 +100,71 @@ def test_again_with_nothing_changed_runs_nothing(finished):
     again = walk(finished, **SMALL)
     assert again.returncode == 0 and again.stdout.count("unchanged") == 7
     assert (finished / "model.keras").stat().st_mtime_ns == before
+
+
+def test_each_notebook_reads_what_it_declares_and_no_more(finished):
+    """But for metrics.json, which every notebook reads to add to it, and the record, which the reports quote."""
+    entries = json.loads((finished / "run.json").read_text(encoding="utf-8"))["notebooks"]
+    lines = [line.split("\t") for line in (finished.parent / "opened.txt").read_text(encoding="utf-8").splitlines()]
+    kernels = list(dict.fromkeys(kernel for kernel, _, _ in lines))
+    assert len(kernels) == len(entries) == 7
+    for step, kernel in zip(read_steps(), kernels, strict=False):
+        opened = {Path(path) for number, mode, path in lines if number == kernel and not set("wxa+") & set(mode)}
+        inside = {path.relative_to(finished).as_posix() for path in opened if path.is_relative_to(finished)}
+        earlier = {name for stem, entry in entries.items() if stem < step.stem for name in entry["outputs"]}
+        declared = [name.rstrip("?") for name in step.reads]
+        needed = {name for name in step.reads if not name.endswith("?")}
+        read = inside & earlier
+        assert {name for name in read if not name.startswith(tuple(declared))} == set(), step.stem
+        assert needed <= read, step.stem
+
+
+def test_damage_is_mended_by_the_same_command_and_ends_with_the_same_numbers(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "model.keras").write_bytes(np.random.default_rng(0).bytes(10_000))
+    (run_dir / "metrics.json").write_text('{"test":', encoding="utf-8")
+    (run_dir / "predictions.csv").unlink()
+    (run_dir / "notebooks" / "02_augmentation_preview.html").write_bytes(b"")
+    again = walk(run_dir, **SMALL)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "metrics.json was damaged; its numbers are put back from run.json" in again.stdout
+    for number, what in {"02": "html is damaged", "03": "model.keras is damaged", "04": "csv is missing"}.items():
+        assert re.search(rf"{number}_\w+ … runs again: .*{what}", again.stdout)
+    assert again.stdout.count("unchanged") == 4
+    numbers = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (finished, run_dir)]
+    assert numbers[0] == numbers[1]
+
+
+def test_a_moved_folder_keeps_its_masks_and_runs_nothing(finished, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    assert read_run(moved).manifest.lung_mask.str.startswith(str(moved)).all()
+    assert walk(moved, **SMALL).stdout.count("unchanged") == 7
+
+
+def test_another_split_under_the_same_network_is_refused(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    assert walk(run_dir, "demo", "--only", "01", **SMALL, seed=1).returncode == 0
+    refused = walk(run_dir, "demo", "--only", "04", **SMALL, seed=1)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert re.search(
+        "was made (from|with) .*; run notebook 03_fine_tuning first|or run notebook 03_fine_tuning first",
+        refused.stderr,
+    )
+
+
+def test_a_network_of_ones_own_is_audited_without_notebook_03(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for name in ("manifest.csv", "pixels.npz", "rejected.csv", "model.keras"):
+        shutil.copy(finished / name, run_dir / name)
+    shutil.copytree(finished / "phantoms", run_dir / "phantoms")
+    done = walk(run_dir, "demo", "--only", "06", **SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (run_dir / "notebooks" / "06_potential_problem.html").read_text(encoding="utf-8")
+    assert "No features.npz of notebook 3 is here" in html
 
 
 def test_same_seed_gives_the_same_numbers(finished, tmp_path):
