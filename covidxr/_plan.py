@@ -58,6 +58,8 @@ class Step:
         What each parameter can be, as an annotation.
     reads : list of str or None
         What it reads of the run folder, as its metadata say; None for all that the notebooks before it leave.
+    writes : list of str
+        What those after it read of what it leaves, as far as its metadata say.
     wanted : bool
         Whether the profile runs it; otherwise it is run when it is asked for by name.
 
@@ -73,6 +75,7 @@ class Step:
     parameters: dict = field(default_factory=dict)
     kinds: dict = field(default_factory=dict)
     reads: list | None = None
+    writes: list = field(default_factory=list)
     wanted: bool = True
 
     @property
@@ -201,7 +204,8 @@ def _read_step(path):
     code = [cell.source for cell in cells if cell.cell_type == "code" and cell is not tagged[0]]
     assigned = _assignments(tagged[0].source, path.name)
     declared, kinds = ({name: pair[i] for name, pair in assigned.items()} for i in (0, 1))
-    return Step(path, code, declared, kinds=kinds, reads=notebook.metadata.get("covidxr", {}).get("reads"))
+    said = notebook.metadata.get("covidxr", {})
+    return Step(path, code, declared, kinds=kinds, reads=said.get("reads"), writes=said.get("writes", []))
 
 
 def _assignments(source, where):

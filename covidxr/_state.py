@@ -241,7 +241,8 @@ class State:
             return f"{name.rstrip('?')} may be of {said}; run notebook {broken[0]} first"
         if there or optional:
             return None
-        undone = [earlier.stem for earlier in self._before_it(step) if not self._has_ended(earlier)]
+        writers = [earlier.stem for earlier in self._before_it(step) if name in earlier.writes]
+        undone = writers or [earlier.stem for earlier in self._before_it(step) if not self._has_ended(earlier)]
         return f"{self.run_dir} holds no {name}; run notebook {' and '.join(undone) or 'that writes it'} first"
 
     def _wrong_with(self, producer, name, left, checked):

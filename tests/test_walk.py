@@ -117,6 +117,7 @@ def test_each_notebook_reads_what_it_declares_and_no_more(finished):
         read = inside & earlier
         assert {name for name in read if not name.startswith(tuple(declared))} == set(), step.stem
         assert needed <= read, step.stem
+        assert set(step.writes) <= set(entries[step.stem]["outputs"])
 
 
 def test_damage_is_mended_by_the_same_command_and_ends_with_the_same_numbers(finished, tmp_path):
@@ -152,6 +153,12 @@ def test_another_split_under_the_same_network_is_refused(finished, tmp_path):
     assert re.search(
         "was made (from|with) .*; run notebook 03_fine_tuning first|or run notebook 03_fine_tuning first",
         refused.stderr,
+    )
+
+
+def test_a_notebook_before_its_time_names_the_one_to_run_first(tmp_path):
+    assert "holds no manifest.csv; run notebook 01_dataset_assembly first" in mistake(
+        tmp_path, ["demo", "--only", "05"]
     )
 
 
