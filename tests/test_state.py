@@ -379,7 +379,7 @@ def test_a_run_that_was_killed_is_shown_as_interrupted_and_its_files_are_not_bel
     killed = json.loads(path.read_text())
     killed["notebooks"]["02_fit"]["status"] = "running"
     path.write_text(json.dumps(killed))
-    (place / "run" / f".{'0' * 32}.npz").touch()
+    (place / "run" / f".covidxr-0-0-{'0' * 32}.npz").touch()
     (place / "run" / "notebooks" / "02_fit.running.ipynb").touch()
     with pytest.raises(CovidxrError, match="02_fit, which did not end"):
         go(only="03")
