@@ -5,7 +5,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 STAMP := .venv/.installed
 # RUN_DIR, DATA_DIR and WEIGHTS are paths; ARGS goes to the runner as it is, such as ARGS="-p epochs 3 --only 03"
-RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+RUN = $(PY) -m covidxr run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
       $(if $(WEIGHTS),-p weights "$(WEIGHTS)") $(ARGS)
 
 .PHONY: help setup data run-all compare test test-live lint notebook docs bench lock clean clean-runs
@@ -13,7 +13,7 @@ RUN = $(PY) -m covidxr.run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables: PROFILE=demo|article|honest|ablation  DATA_DIR=folder  WEIGHTS=file  RUN_DIR=folder  ARGS="-p name value"'
+	@echo '  variables: PROFILE=demo|article|mitigated|ablation  DATA_DIR=folder  WEIGHTS=file  RUN_DIR=folder  ARGS="-p name value"'
 
 setup: $(STAMP)  ## make .venv from requirements.lock
 
@@ -30,15 +30,16 @@ run-all: $(STAMP)  ## run all notebooks of PROFILE, headless, into runs/PROFILE
 	@$(RUN)
 
 compare: $(STAMP)  ## put finished runs side by side, as a page and a table: make compare RUNS="a b"
-	@$(PY) -m covidxr.run --compare $(RUNS)
+	@$(PY) -m covidxr compare $(RUNS)
 
-data: $(STAMP)  ## fetch the films that PROFILE needs into DATA_DIR (default: data)
-	@$(PY) -m covidxr.data $(PROFILE) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MIRROR),--mirror "$(MIRROR)") $(ARGS)
+data: $(STAMP)  ## fetch the images that PROFILE needs into DATA_DIR (default: data)
+	@$(PY) -m covidxr data $(PROFILE) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(MIRROR),--mirror "$(MIRROR)") $(ARGS)
 
-lint: $(STAMP)  ## style of code and notebooks
+lint: $(STAMP)  ## style of code and notebooks, and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted; run $(BIN)/ruff format .'; exit 1; }
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@$(BIN)/mypy covidxr
 
 test: lint  ## lint, unit and notebook tests, and a small run of all notebooks
 	@MPLBACKEND=agg $(BIN)/pytest --doctest-modules -n 2 --dist loadfile --no-loadscope-reorder
@@ -50,7 +51,7 @@ notebook: $(STAMP)  ## open the notebooks in Jupyter Lab
 	@$(BIN)/jupyter lab notebooks
 
 docs: $(STAMP)  ## the API reference, from the docstrings, into build/docs
-	@$(PY) -W ignore -m pdoc --docformat numpy --no-show-source -o build/docs covidxr '!covidxr[.]_' '!covidxr[.]sources[.]_'
+	@$(PY) -W ignore -m pdoc --docformat numpy --no-show-source -o build/docs covidxr '!covidxr[.]_' '!covidxr[.].*[.]_'
 	@echo "open build/docs/index.html"
 
 bench: $(STAMP)  ## the benchmarks, one after the other

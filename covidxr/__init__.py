@@ -17,31 +17,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from covidxr._quiet import quiet_environment
+from covidxr.utils import quiet_environment
 
 __version__ = "0.1.0"
 _NAMES = {
-    "dataset": ("assemble", "load_pixels", "preprocess", "read_run", "save_run", "split_manifest"),
-    "augment": ("AugmentedBatches", "build_policy"),
+    "data": ("build_dataset", "make_phantom", "preprocess"),
+    "augmentation": ("AugmentedBatches", "build_policy"),
     "model": ("build_baseline", "build_vgg16"),
-    "train": ("films_by_split", "find_learning_rate", "fit", "read_model"),
-    "evaluate": (
-        "classification_table",
-        "confusion",
-        "predict",
-        "prediction_table",
-        "share_interval",
-        "wilson_interval",
-    ),
+    "training": ("fit",),
+    "evaluation": ("classification_table", "evaluate_external", "wilson_interval"),
     "gradcam": ("GradCAM",),
     "audit": ("shortcut_audit",),
-    "external": ("evaluate_external", "read_external"),
-    "compare": ("compare_runs",),
-    "ablation": ("cell_settings", "summarise"),
-    "sweep": ("run_sweep",),
-    "run": ("run_profile",),
-    "errors": ("CovidxrError",),
-    "sources.phantom": ("make_phantom",),
+    "report": ("compare_runs",),
+    "run.runner": ("run_profile",),
+    "utils": ("CovidxrError",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Checks at the boundary: parameters before anything is read, arrays before a number is made from them."""
+"""Validation of parameters and arrays at the package's boundary."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 
-from covidxr.errors import CovidxrError, unknown
+from covidxr.utils import CovidxrError, unknown
 
 MOST_SEED = 2**32 - 1  # NumPy's older generators and Keras take no larger ones
+
 MOST_SIDE = 2048  # pixels; a thousand images of that size are 4 GB
+
 ROUNDING = 1e-6  # a sum of single-precision numbers may miss its bound by so much
 
 
 def same_length(**arrays) -> int:
-    """The length that the arrays given by name share; those that are None do not count."""
+    """Return the common length of the named arrays, ignoring None, or raise."""
     lengths = {name: len(array) for name, array in arrays.items() if array is not None}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{length} {name}" for name, length in lengths.items())
@@ -24,13 +26,13 @@ def same_length(**arrays) -> int:
 
 
 def at_least_one(name, values) -> None:
-    """Refuse an empty array: nothing is measured on no images."""
+    """Refuse an empty array."""
     if not len(values):
         raise CovidxrError(f"{name} holds no image, so there is nothing to measure")
 
 
 def numbers(name, values, low=-np.inf, high=np.inf) -> np.ndarray:
-    """The values as finite floats from `low` to `high`, or an error that shows the first that is none."""
+    """Return the values as finite floats from `low` to `high`, or raise with the first invalid one."""
     try:
         array = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
@@ -47,7 +49,7 @@ def numbers(name, values, low=-np.inf, high=np.inf) -> np.ndarray:
 
 
 def flags(name, values) -> np.ndarray:
-    """The values as booleans; 0 and 1 will do, but a gap, which NumPy takes for True, will not."""
+    """Return the values as booleans; 0 and 1 are accepted, missing values (True to NumPy) are not."""
     array = np.asarray(values)
     if array.dtype != bool:
         try:
@@ -60,7 +62,7 @@ def flags(name, values) -> np.ndarray:
 
 
 def patients_of(patients, n) -> np.ndarray:
-    """One patient an image, as given, or each image its own where None is."""
+    """Return one patient per image: as given, or each image its own patient if None."""
     if patients is None:
         return np.arange(n)
     if gaps := int(pd.isna(np.asarray(patients, dtype=object)).sum()):  # as text a gap would be a patient named nan
@@ -69,7 +71,7 @@ def patients_of(patients, n) -> np.ndarray:
 
 
 def probability_rows(probabilities, n_classes=None) -> np.ndarray:
-    """Shape (N, classes), each number from 0 to 1 and each row with the sum 1."""
+    """Return probabilities of shape (N, classes), in [0, 1], rows summing to 1, or raise."""
     array = numbers("probabilities", probabilities, 0, 1)
     if array.ndim != 2 or (n_classes is not None and array.shape[1] != n_classes):
         raise CovidxrError(f"probabilities have shape {array.shape}, expected a row an image, a column a class")
@@ -80,7 +82,7 @@ def probability_rows(probabilities, n_classes=None) -> np.ndarray:
 
 
 def known_labels(kind, labels, classes) -> None:
-    """Refuse labels that are none of the classes, which counting would drop."""
+    """Refuse labels that are not among the classes; counting would silently drop them."""
     strange = [label for label in pd.unique(np.asarray(labels, dtype=object)) if label not in list(classes)]
     if strange:
         raise unknown(kind, strange[0], classes)
@@ -93,7 +95,7 @@ def level(confidence) -> None:
 
 
 def finite_weights(model) -> None:
-    """Refuse a model with a weight that is NaN or infinite: an activation can hide it, and the answers look sound."""
+    """Refuse a model with NaN or infinite weights, which an activation can hide."""
     for weight in getattr(model, "weights", ()):
         value = np.asarray(weight)
         if bad := int((~np.isfinite(value)).sum()):
@@ -104,14 +106,14 @@ def finite_weights(model) -> None:
 
 
 def check_whole(name: str, value, least: int, most: int | None = None) -> None:
-    """Refuse what is not a whole number in a range; True and 3.0 are none."""
+    """Refuse what is not an integer in a range; True and 3.0 are refused too."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least or (most and value > most):
         limits = f"from {least} to {most}" if most else f"of {least} or more"
         raise CovidxrError(f"{name} is {value!r}; give a whole number {limits}")
 
 
 def check_seed(seed) -> None:
-    """Refuse what is no seed for every generator of random numbers."""
+    """Refuse what is not a valid seed for every random number generator."""
     check_whole("seed", seed, 0, MOST_SEED)
 
 

@@ -1,4 +1,4 @@
-"""What several test files share: the real radiographs, where they lie beside the checkout, and small films to plant."""
+"""What several test files share: the real radiographs, where they lie beside the checkout, and small images to plant."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def shared():
 
 
 @pytest.fixture
-def film():
-    """Write a small grey film of noise, its seed telling it from others, and return its path."""
+def image():
+    """Write a small grey image of noise, its seed telling it from others, and return its path."""
 
     def write(path, seed=0, size=16):
         path = Path(path)

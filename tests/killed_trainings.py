@@ -7,6 +7,7 @@ but never used it, so that a dozen of them take seconds.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -17,9 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from stand_ins import dataset_of, striped
 
-from covidxr import collapse, resume, train, tries
-from covidxr._tensorflow import keras
+from covidxr._keras import keras, set_seed
+from covidxr.training import callbacks
+from covidxr.training.callbacks import TrainingMonitor, save_checkpoint
+from covidxr.training.fit import TrainingConfig, fit
+
+fit_module = importlib.import_module("covidxr.training.fit")  # the package hands out the function of that name
 
 
 def die(*_args, **_options):
@@ -34,10 +40,10 @@ def half_a_checkpoint(path, **arrays):
 
 def plant(moment, at=0, batch=0):
     """Let this process be killed at a moment: mid-epoch, mid-write, between two files."""
-    begin, save = tries.Keeper.on_train_batch_begin, resume.save
+    begin, save = TrainingMonitor.on_train_batch_begin, save_checkpoint
 
     def on_train_batch_begin(self, step, logs=None):
-        if (len(self.progress.rows), step) == (at, batch):
+        if (len(self.state.rows), step) == (at, batch):
             die()
         begin(self, step, logs)
 
@@ -50,28 +56,19 @@ def plant(moment, at=0, batch=0):
         return die()
 
     if moment == "batch":
-        tries.Keeper.on_train_batch_begin = on_train_batch_begin
+        TrainingMonitor.on_train_batch_begin = on_train_batch_begin
     elif moment in ("half a checkpoint", "checkpoint"):
-        tries.resume.save = saved
+        callbacks.save_checkpoint = saved
     elif moment == "model":
         keras.Model.save = lambda self, path: path.write_bytes(b"half") and die()
     elif moment == "history":
-        train.write_csv = die
+        fit_module.write_csv = die
     elif moment == "restart":
-        train.next_try = die
-
-
-def films(seed):
-    """Films of three classes, told apart by which third of them is bright."""
-    rng = np.random.default_rng(seed)
-    images, labels = rng.integers(0, 120, (24, 12, 12), np.uint8), np.arange(24) % 3
-    for film, label in zip(images, labels, strict=True):
-        film[:, 4 * label : 4 * label + 4] += 90
-    return train.Films(images, labels)
+        fit_module.next_attempt = die
 
 
 def network(dead):
-    """A few convolutions, with dropout, whose state has to come back too; or with a layer that never answers."""
+    """A few convolutions, with dropout, whose state has to come back too; or with a layer whose units are never active."""
     layers = keras.layers
     model = keras.Sequential([
         keras.Input((12, 12, 3)),
@@ -89,12 +86,13 @@ def network(dead):
 
 
 def run(folder, options, moment=None):
-    train.set_seed(0)
-    collapse.LOOKED_AT = 8
+    set_seed(0)
+    callbacks.N_PROBED = 8
     if moment:
         plant(*moment)
     model = network(options.pop("dead", False))
-    train.fit(model, films(0), films(1), 3, folder, **{"batch_size": 8, "learning_rate": 5e-3, **options})
+    config = TrainingConfig(**{"batch_size": 8, "learning_rate": 5e-3, "warmup_epochs": 1, **options})
+    fit(model, dataset_of(striped(size=12), striped(seed=1, size=12)), config, folder)
     np.savez(folder / "end.npz", *[variable.numpy() for variable in model.variables if "seed" not in variable.path])
 
 

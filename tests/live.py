@@ -1,4 +1,4 @@
-"""Notebook 02 live in Jupyter Lab, as `make notebook` opens it: nothing fails, sliders and menus redraw, bars move."""
+"""Notebook 02 live in Jupyter Lab, as `make notebook` opens it: every cell runs, sliders and menus redraw, bars move."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 
-from covidxr import assemble, save_run, split_manifest
+from covidxr.data.dataset import build_dataset, save_dataset
+from covidxr.data.splits import split_manifest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 ROOT = Path(__file__).parents[1]
 NAME = "02_augmentation_preview.ipynb"
-ANSWERS = """from covidxr.widgets import browse_answers
-called = pd.DataFrame({"label": names[0], "predicted": names[:1] * 5 + names[1:2] * (len(pixels) - 5),
-                       "confidence": 0.9, "source": "ours"})
-browse_answers(pixels, called.assign(correct=called.label == called.predicted))"""
-TRAINING = """from covidxr import build_baseline, films_by_split, fit
-films = films_by_split(manifest, pixels, names)
-fit(build_baseline(32, len(names)), films["train"], films["validation"], len(names), run_dir / "own", epochs=1);"""
+PREDICTIONS = """from covidxr.widgets import browse_predictions
+predictions = pd.DataFrame({"label": classes[0], "predicted": classes[:1] * 5 + classes[1:2] * (len(all_images) - 5),
+                            "confidence": 0.9, "source": "phantom"})
+browse_predictions(all_images, predictions.assign(correct=predictions.label == predictions.predicted))"""
+TRAINING = """from covidxr.model import build_baseline
+from covidxr.training import TrainingConfig, fit
+from covidxr.data import load_dataset
+fit(build_baseline(32, len(classes)), load_dataset(run_dir), TrainingConfig(epochs=1), run_dir / "own");"""
 CELLS = """window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells"""
 ERRORS = CELLS + """.flatMap(cell => cell.outputs || []).filter(output => output.output_type === "error")"""
 IMAGE = ".jp-OutputArea-output img"
@@ -36,12 +38,12 @@ IMAGE = ".jp-OutputArea-output img"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A notebook folder beside a run of a few films; two cells more in the notebook."""
+    """A notebook folder beside a run of a few images; two cells more in the notebook."""
     folder = tmp_path_factory.mktemp("live")
-    made = assemble(per_class=8, image_size=32, work_dir=folder / "runs" / "demo")
-    save_run(folder / "runs" / "demo", made._replace(manifest=split_manifest(made.manifest)))
+    made = build_dataset(per_class=8, image_size=32, work_dir=folder / "runs" / "demo")
+    save_dataset(folder / "runs" / "demo", made._replace(manifest=split_manifest(made.manifest)))
     notebook = nbformat.read(ROOT / "notebooks" / NAME, as_version=4)
-    notebook.cells += [new_code_cell(ANSWERS), new_code_cell(TRAINING)]
+    notebook.cells += [new_code_cell(PREDICTIONS), new_code_cell(TRAINING)]
     (folder / "notebooks").mkdir()
     nbformat.write(notebook, folder / "notebooks" / NAME)
     return folder
@@ -90,14 +92,14 @@ def cell(lab, source):
 
 
 def redraws(where, act):
-    """Act until the picture changes; on a busy machine a widget may be drawn before it listens."""
-    picture = where.locator(IMAGE)
-    before = picture.get_attribute("src")
+    """Act until the figure changes; on a busy machine a widget may be drawn before it reacts."""
+    figure = where.locator(IMAGE)
+    before = figure.get_attribute("src")
     for _ in range(6):
         act()
         with contextlib.suppress(AssertionError):
-            return sync_api.expect(picture).not_to_have_attribute("src", before, timeout=20_000)
-    raise AssertionError("the picture stayed as it was")
+            return sync_api.expect(figure).not_to_have_attribute("src", before, timeout=20_000)
+    raise AssertionError("the figure did not change")
 
 
 def test_every_cell_runs(lab):
@@ -111,15 +113,15 @@ def test_sliders_and_menu_redraw_the_augmentations(lab):
     redraws(where, lambda: where.get_by_role("combobox").select_option("rotation"))
 
 
-def test_a_choice_of_answers_begins_at_its_first_page(lab):
-    where = cell(lab, "browse_answers(")
+def test_a_choice_of_predictions_begins_at_its_first_page(lab):
+    where = cell(lab, "browse_predictions(")
     readout = where.locator(".widget-readout")
     redraws(where, lambda: where.get_by_role("slider").press("ArrowRight"))
     assert int(readout.inner_text()) > 1
-    where.get_by_role("combobox").first.select_option("right")
+    where.get_by_role("combobox").first.select_option("correct")
     sync_api.expect(readout).to_have_text("1", timeout=60_000)
     sync_api.expect(where.locator(IMAGE)).to_be_visible(timeout=60_000)
-    assert "no such film" not in where.inner_text()
+    assert "no such image" not in where.inner_text()
 
 
 def test_a_training_shows_its_progress(lab):

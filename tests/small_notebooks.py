@@ -7,15 +7,15 @@ import numpy as np
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from covidxr._execute import Outcome
+from covidxr.run.execute import Outcome
 
 MAKE = """import os, sys
 from pathlib import Path
 facts = [sys.executable, os.getcwd(), os.environ["PYTHONHASHSEED"], os.environ["TF_CPP_MIN_LOG_LEVEL"]]
 Path(run_dir, "made.txt").write_text("\\n".join([str(seed * size), data_dir, *facts]))"""
 USE = """import os
-from covidxr.errors import CovidxrError
-if mode == "user": raise CovidxrError("class 'Virus' has 3 films")
+from covidxr.utils import CovidxrError
+if mode == "user": raise CovidxrError("class 'Virus' has 3 images")
 if mode == "bug": {}["no such key"]
 if mode == "die": os._exit(9)
 ballast = bytearray(os.urandom(1)) * 150_000_000
@@ -52,49 +52,50 @@ SETUP = """from pathlib import Path
 import hashlib, json, time, zipfile
 import numpy as np, pandas as pd
 from PIL import Image
-from covidxr.dataset import Assembly, read_run, read_source, save_run
-from covidxr.evaluate import record_metrics
-from covidxr.files import atomic_path, read_json, write_csv
-from covidxr.frozen import read_features, save_features
+from covidxr.data.dataset import Dataset, load_dataset, load_embeddings, save_dataset, save_embeddings
+from covidxr.data.sources import load_source
+from covidxr.evaluation.metrics import record_metrics
+from covidxr.utils import atomic_path, read_json, write_csv
 run_dir = Path(run_dir)
 def number(*parts):
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
 """
-FILMS = """
-rows = read_source(sources[0], data_dir).assign(split="train")
+IMAGES = """
+rows = load_source(sources[0], data_dir).assign(split="train")
 rng = np.random.default_rng(seed)
 pixels = np.stack([np.array(Image.open(path)) for path in rows.path]) + rng.integers(0, 9, dtype=np.uint8)
 lost = pd.DataFrame({"image_id": ["x"], "path": [str(run_dir / "x.png")], "reason": ["none"]})
-save_run(run_dir, Assembly(rows, pixels, lost))
-record_metrics(run_dir, data={"films": len(rows), "labels": sorted(rows.label), "sum": int(pixels.sum())});"""
+save_dataset(run_dir, Dataset(rows, pixels, lost))
+record_metrics(run_dir, data={"images": len(rows), "labels": sorted(rows.label), "sum": int(pixels.sum())});"""
 FIT = """
-run = read_run(run_dir)
-total = number(run.pixels.tobytes(), run.manifest.label.tolist(), epochs)
+manifest, images, _ = load_dataset(run_dir)
+total = number(images.tobytes(), manifest.label.tolist(), epochs)
 with atomic_path(run_dir / "model.keras") as temporary, zipfile.ZipFile(temporary, "w") as file:
     file.writestr("metadata.json", json.dumps({"keras_version": "3", "date_saved": time.time_ns()}))
     file.writestr("model.weights.h5", repr([total + i for i in range(200)]))
 write_csv(run_dir / "history.csv", pd.DataFrame({"epoch": range(40), "loss": [total / (i + 1) for i in range(40)]}))
-save_features(run_dir, run.manifest, run.pixels.reshape(len(run.pixels), -1) * total)
+save_embeddings(run_dir, manifest, images.reshape(len(images), -1) * total)
 record_metrics(run_dir, model={"loss": total});"""
 REPORT = """
-run, frozen = read_run(run_dir), read_features(run_dir, read_run(run_dir).manifest)
+manifest = load_dataset(run_dir).manifest
+embeddings = load_embeddings(run_dir, manifest)
 with zipfile.ZipFile(run_dir / "model.keras") as file:
     weights = json.loads(file.read("model.weights.h5"))
-write_csv(run_dir / "predictions.csv", run.manifest[["image_id", "label"]].assign(p=frozen.sum(1) * sum(weights)))
-record_metrics(run_dir, test={"accuracy": number(weights, run.manifest.label.tolist())});"""
+write_csv(run_dir / "predictions.csv", manifest[["image_id", "label"]].assign(p=embeddings.sum(1) * sum(weights)))
+record_metrics(run_dir, test={"accuracy": number(weights, manifest.label.tolist())});"""
 LOOK = """
-run, accuracy = read_run(run_dir), read_json(run_dir / "metrics.json")["test"]["accuracy"]
+images, accuracy = load_dataset(run_dir)[1], read_json(run_dir / "metrics.json")["test"]["accuracy"]
 for folder in ("gallery", "figures"):
     (run_dir / folder).mkdir(exist_ok=True)
-    for name, image in zip("abcdef", run.pixels):
+    for name, image in zip("abcdef", images):
         with atomic_path(run_dir / folder / f"{name}.png") as temporary:
             Image.fromarray(image).save(temporary)
 names = [f"gallery/{name}.png" for name in "abcdef"]
 shown = pd.DataFrame({"image_id": names, "label": "Normal", "predicted": "Normal", "source": "s", "confidence": accuracy})
-write_csv(run_dir / "gallery" / "films.csv", shown.assign(picture=names, patient_id="p", split="test"))
+write_csv(run_dir / "gallery" / "images.csv", shown.assign(picture=names, patient_id="p", split="test"))
 record_metrics(run_dir, heat={"share": accuracy / 2});"""
 WALK = {
-    "01_films": ("sources = ['ours.csv']\ndata_dir: str | None = None\nseed = 0", FILMS, []),
+    "01_images": ("sources = ['ours.csv']\ndata_dir: str | None = None\nseed = 0", IMAGES, []),
     "02_fit": ("epochs: int | None = None", FIT, ["manifest.csv", "pixels.npz", "rejected.csv"]),
     "03_report": ("seed = 0", REPORT, ["manifest.csv", "pixels.npz", "rejected.csv", "model.keras", "features.npz"]),
     "04_look": ("lung_masks: str | None = None", LOOK, ["manifest.csv", "pixels.npz", "rejected.csv", "metrics.json#test"]),
@@ -124,7 +125,7 @@ def make_table(folder):
 
 
 def execute_here(notebook, target, parameters, on_tick=None):
-    """Stand in for `covidxr._execute.execute`: the cells are executed in this process, which takes no time."""
+    """Stand in for `covidxr.run.execute.execute`: the cells are executed in this process, which takes no time."""
     content, scope, error = nbformat.read(notebook, as_version=4), {}, None
     try:
         for cell in content.cells:

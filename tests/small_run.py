@@ -1,4 +1,4 @@
-"""A run folder with everything that a page shows, made in a moment: planted numbers, drawn noise, two sources."""
+"""A small run folder with everything that a page shows: invented results, images of noise, two sources."""
 
 from __future__ import annotations
 
@@ -8,52 +8,63 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 
-from covidxr.evaluate import prediction_table
-from covidxr.files import write_json
-from covidxr.gallery import save_gallery
+from covidxr.evaluation.metrics import prediction_table
+from covidxr.report.gallery import save_gallery
+from covidxr.utils import write_json
 
 CLASSES = ["Normal", "COVID-19", "Bacteria"]
 METRICS = {
+    "version": 2,
     "model": {"weights": "imagenet", "parameters": 14747715},
     "test": {
         "n": 174,
-        "accuracy": 0.954,
-        "accuracy_interval": [0.91, 0.98],
+        "accuracy": {"value": 0.954, "low": 0.91, "high": 0.98, "n": 174},
         "per_class": {
             "COVID-19": {"precision": 0.981, "recall": 0.966, "f1": 0.973, "support": 58},
             "Normal": {"precision": 0.95, "recall": 0.93, "f1": 0.94, "support": 52},
         },
     },
-    "baselines": {"8x8 pixels": {"accuracy": 0.9, "accuracy_interval": [0.85, 0.94]}},
-    "grad_cam": {"heat_in_lungs": 0.42, "heat_in_lungs_interval": [0.4, 0.45], "chance": 0.37, "untrained": 0.36},
+    "baselines": {"8x8 pixels": {"value": 0.9, "low": 0.85, "high": 0.94}},
+    "grad_cam": {
+        "heat_in_lungs": {"value": 0.42, "low": 0.4, "high": 0.45},
+        "untrained": {"value": 0.36, "low": 0.35, "high": 0.38},
+        "chance": 0.37,
+    },
     "audit": {
         "class from the outer frame": {
             "value": 0.89,
-            "interval": [0.84, 0.93],
+            "low": 0.84,
+            "high": 0.93,
             "chance": 0.33,
-            "verdict": "tells the class",
+            "conclusion": "strong class signal",
+            "shortcut": True,
         },
-        "class from the corners": {"value": 0.76, "interval": [0.7, 0.8], "chance": 0.33, "verdict": "tells the class"},
-        "the network, lungs blacked out": {"value": 0.99, "chance": 0.33, "verdict": "not needed"},
+        "class from the corners": {
+            "value": 0.76,
+            "low": 0.7,
+            "high": 0.8,
+            "chance": 0.33,
+            "conclusion": "strong signal",
+        },
+        "lungs occluded": {"value": 0.99, "chance": 0.33, "conclusion": "lungs not needed", "shortcut": True},
     },
     "ablation": {
         "folds": 3,
         "repeats": 1,
-        "finding": "0 of 1 differ from reference",
-        "cells": {
+        "finding": "0 of 1 differ significantly from reference",
+        "variants": {
             "reference": {"n": 174, "value": 0.95},
-            "one-cycle": {"n": 174, "value": 0.94, "verdict": "cannot be told apart"},
+            "one-cycle": {"n": 174, "value": 0.94, "verdict": "not significant"},
         },
     },
     "external": {
         "darkcovidnet": {
             "n": 220,
             "sensitivity": None,
-            "specificity": 0.005,
-            "specificity_interval": [0.0, 0.03],
-            "called": {"Normal": {"Normal": 1, "Bacteria": 0, "COVID-19": 219}},
+            "specificity": {"value": 0.005, "low": 0.0, "high": 0.03},
+            "confusion": {"Normal": {"Normal": 1, "Bacteria": 0, "COVID-19": 219}},
         },
-        "figure1": {"n": 40, "sensitivity": 0.97, "sensitivity_interval": [0.85, 0.99]},
+        "figure1": {"n": 40, "sensitivity": {"value": 0.97, "low": 0.85, "high": 0.99}},
     },
 }
 RUN = {
@@ -68,18 +79,18 @@ RUN = {
 
 
 def make_gallery(folder, n=60):
-    """`n` films of noise, every third of each class, every fifth mistaken, every other of each source."""
+    """`n` images of noise, every third of each class, every fifth misclassified, every other of each source."""
     rng = np.random.default_rng(0)
     labels = np.resize(CLASSES, n)
     manifest = pd.DataFrame({
-        "image_id": [f"film-{i:03d}" for i in range(n)], "patient_id": [f"p{i}" for i in range(n)],
+        "image_id": [f"image-{i:03d}" for i in range(n)], "patient_id": [f"p{i}" for i in range(n)],
         "source": np.resize(["here", "there"], n), "split": "test", "label": labels,
     })  # fmt: skip
     chosen = np.where(np.arange(n) % 5 == 0, (np.arange(n) + 1) % 3, np.arange(n) % 3)
-    sure = rng.uniform(0.5, 0.9, (n, 1)) + 0.05
-    probabilities = np.where(np.eye(3)[chosen] > 0, sure, (1 - sure) / 2)
-    films = rng.integers(0, 256, (n, 24, 24), np.uint8)
-    save_gallery(folder, prediction_table(manifest, probabilities, CLASSES), films, rng.random((n, 24, 24)))
+    confidence = rng.uniform(0.5, 0.9, (n, 1)) + 0.05
+    probabilities = np.where(np.eye(3)[chosen] > 0, confidence, (1 - confidence) / 2)
+    images = rng.integers(0, 256, (n, 24, 24), np.uint8)
+    save_gallery(folder, prediction_table(manifest, probabilities, CLASSES), images, rng.random((n, 24, 24)))
 
 
 def make_run(folder, metrics=METRICS, run=RUN):

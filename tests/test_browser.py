@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from small_run import CLASSES, make_run
 
-from covidxr.compare import compare_runs
-from covidxr.page import write_page
+from covidxr.report.compare import compare_runs
+from covidxr.report.page import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 WIDTHS = [390, 1280]
-VISIBLE = ".films > li:not([hidden])"
+VISIBLE = ".images > li:not([hidden])"
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +87,18 @@ def test_every_image_loads_and_nothing_runs_over_the_side(visit, name, width):
 
 def test_filters(visit):
     page = visit()
-    said, films = page.locator("output"), page.locator(VISIBLE)
-    assert films.count() == 24 and said.inner_text() == "24 of 60 shown"
-    page.get_by_label("Answer").select_option("wrong")
-    assert films.count() == 12 and said.inner_text() == "12 of 12 shown (60 in all)"
+    said, images = page.locator("output"), page.locator(VISIBLE)
+    assert images.count() == 24 and said.inner_text() == "24 of 60 shown"
+    page.get_by_label("Prediction").select_option("wrong")
+    assert images.count() == 12 and said.inner_text() == "12 of 12 shown (60 in all)"
     page.get_by_label("Class").select_option(CLASSES[1])
     page.get_by_label("Source").select_option("there")
-    shown = films.evaluate_all(
-        "films => films.map(film => [film.dataset.label, film.dataset.right, film.dataset.source])"
+    shown = images.evaluate_all(
+        "images => images.map(image => [image.dataset.label, image.dataset.right, image.dataset.source])"
     )
-    assert shown and all(film == [CLASSES[1], "wrong", "there"] for film in shown)
-    page.get_by_label("Called").select_option(CLASSES[1])
-    assert films.count() == 0 and said.inner_text() == "0 of 0 shown (60 in all)"
+    assert shown and all(image == [CLASSES[1], "wrong", "there"] for image in shown)
+    page.get_by_label("Predicted as").select_option(CLASSES[1])
+    assert images.count() == 0 and said.inner_text() == "0 of 0 shown (60 in all)"
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function("document.querySelector('output').value == '24 of 60 shown'")
 
@@ -107,13 +107,13 @@ def test_a_phone_shows_fewer_at_once(visit):
     assert visit(width=390).locator(VISIBLE).count() == 8
 
 
-def test_more_films_by_keyboard(visit):
+def test_more_images_by_keyboard(visit):
     page = visit()
     more = page.get_by_role("button", name="Show more")
     more.focus()
     page.keyboard.press("Enter")
     assert page.locator(VISIBLE).count() == 48
-    assert page.evaluate("[...document.querySelectorAll('.films > li')].indexOf(document.activeElement)") == 24
+    assert page.evaluate("[...document.querySelectorAll('.images > li')].indexOf(document.activeElement)") == 24
     more.focus()
     page.keyboard.press("Enter")
     assert page.locator(VISIBLE).count() == 60 and not more.is_visible()
@@ -128,9 +128,9 @@ def test_the_keyboard_reaches_every_filter_and_link(visit):
     assert {"label", "predicted", "right", "source", "figures/04_confusion.png", "metrics.json", "run.json"} <= reached
 
 
-def test_without_script_all_films_are_there(visit):
+def test_without_script_all_images_are_there(visit):
     page = visit(java_script_enabled=False)
-    assert page.locator(".films > li").count() == 60 and not page.get_by_label("Answer").is_visible()
+    assert page.locator(".images > li").count() == 60 and not page.get_by_label("Prediction").is_visible()
 
 
 def luminance(page, selector, what):
@@ -139,7 +139,7 @@ def luminance(page, selector, what):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_follows_the_readers_colours(visit, scheme):
+def test_follows_the_colour_scheme(visit, scheme):
     page = visit(color_scheme=scheme)
     paper, ink = luminance(page, "body", "backgroundColor"), luminance(page, "body", "color")
     assert (paper < 60 and ink > 180) if scheme == "dark" else (paper > 200 and ink < 60)

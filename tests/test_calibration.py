@@ -1,61 +1,63 @@
-"""Calibration: networks that are as right as they say, or surer; thresholds and temperatures that are known."""
+"""Calibration: calibrated and overconfident networks, thresholds and temperatures with known values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
+from planted import rows
 
-from covidxr.calibration import (
+from covidxr.audit.probes import TEST, AuditData, calibration, external_confidence
+from covidxr.evaluation.calibration import (
+    apply_temperature,
     calibration_error,
     choose_threshold,
     fit_temperature,
     selective_accuracy,
-    with_temperature,
 )
-from covidxr.errors import CovidxrError
-from covidxr.sureness import sureness, sureness_elsewhere
+from covidxr.utils import CovidxrError
 
 
 def outcomes(n=2000, seed=0):
     """Probabilities of three classes, and true classes drawn with them."""
     rng = np.random.default_rng(seed)
-    probabilities = with_temperature(rng.dirichlet([1, 1, 1], n), 0.7)
+    probabilities = apply_temperature(rng.dirichlet([1, 1, 1], n), 0.7)
     return probabilities, (probabilities.cumsum(1) < rng.random((n, 1))).sum(1)
 
 
-def test_a_calibrated_network_has_the_error_of_chance_and_a_sure_one_more():
+def test_a_calibrated_network_has_the_error_of_chance_and_an_overconfident_one_more():
     probabilities, truth = outcomes()
-    sharp = with_temperature(probabilities, 1 / 3)
+    sharp = apply_temperature(probabilities, 1 / 3)
     right = probabilities.argmax(1) == truth
     fair, bold = (calibration_error(p.max(1), right, draws=60) for p in (probabilities, sharp))
-    assert fair["error"] < 0.04 and fair["interval"][0] < fair["chance"] * 1.5
-    assert bold["error"] == pytest.approx(sharp.max(1).mean() - right.mean(), abs=0.02)
-    assert bold["interval"][0] > 3 * bold["chance"] and bold["interval"][0] < bold["error"] < bold["interval"][1]
+    assert fair[0].value < 0.04 and fair[0].low < fair[1] * 1.5
+    error, chance = bold
+    assert error.value == pytest.approx(sharp.max(1).mean() - right.mean(), abs=0.02)
+    assert error.low > 3 * chance and error.low < error.value < error.high
 
 
-def test_few_films_make_an_error_of_their_own():
+def test_few_images_raise_the_chance_level():
     probabilities, truth = outcomes()
     right = probabilities.argmax(1) == truth
-    few, many = (calibration_error(probabilities.max(1)[:n], right[:n], draws=60)["chance"] for n in (30, 2000))
+    few, many = (calibration_error(probabilities.max(1)[:n], right[:n], draws=60)[1] for n in (30, 2000))
     assert few > 4 * many
 
 
 @pytest.mark.parametrize("planted", [0.5, 1.0, 3.0])
 def test_the_planted_temperature_is_found(planted):
     probabilities, truth = outcomes()
-    distorted = with_temperature(probabilities, planted)
+    distorted = apply_temperature(probabilities, planted)
     assert fit_temperature(distorted, truth) == pytest.approx(1 / planted, rel=0.1)
 
 
-def test_a_temperature_keeps_the_answer_and_only_zero_probability_is_lost():
+def test_a_temperature_keeps_the_predicted_class_and_zero_probabilities_stay_finite():
     probabilities, _ = outcomes(50)
-    soft = with_temperature(probabilities, 5)
+    soft = apply_temperature(probabilities, 5)
     assert (soft.argmax(1) == probabilities.argmax(1)).all() and np.allclose(soft.sum(1), 1)
-    assert np.isfinite(with_temperature([[1.0, 0.0]], 0.05)).all()
+    assert np.isfinite(apply_temperature([[1.0, 0.0]], 0.05)).all()
 
 
-def test_answering_only_where_it_is_sure_pays_if_sureness_means_something():
+def test_selective_accuracy_rises_where_confidence_is_informative():
     sure = np.linspace(0.99, 0.5, 100)
     right = np.arange(100) < 60
     curve = selective_accuracy(sure, right)
@@ -66,7 +68,7 @@ def test_answering_only_where_it_is_sure_pays_if_sureness_means_something():
     assert again.accuracy.tolist() == curve.accuracy.tolist()
 
 
-def test_thresholds_are_those_planted():
+def test_planted_thresholds_are_recovered():
     score, ill = np.linspace(0, 1, 101), np.linspace(0, 1, 101) > 0.695
     assert choose_threshold(score, ill) == pytest.approx(0.695)
     assert (score >= choose_threshold(score, ill, sensitivity=0.5))[ill].mean() >= 0.5
@@ -81,12 +83,12 @@ def test_thresholds_are_those_planted():
 @pytest.mark.parametrize(
     ("ill", "sensitivity", "said"),
     [
-        ([True, True], None, "2 of 2 films are ill"),
+        ([True, True], None, "2 of 2 images are positive"),
         ([False, False], None, "0 of 2"),
-        ([True, False], 1.5, "of 1.5 cannot"),
+        ([True, False], 1.5, "sensitivity is 1.5; give"),
     ],
 )
-def test_what_gives_no_threshold_is_a_sentence(ill, sensitivity, said):
+def test_impossible_thresholds_are_refused(ill, sensitivity, said):
     with pytest.raises(CovidxrError, match=said):
         choose_threshold([0.1, 0.9], ill, sensitivity)
 
@@ -120,18 +122,18 @@ NAN = float("nan")
         (lambda: fit_temperature([[0.9, 0.1]], [-1]), "unknown column -1"),
         (lambda: fit_temperature([[0.9, 0.1]], [0, 1]), "1 probabilities, 2 truth"),
         (lambda: fit_temperature([[NAN, 0.1]], [0]), "probabilities holds nan at place 0, 0"),
-        (lambda: with_temperature([[0.9, 0.9]], 1), "the probabilities of image 0 sum to 1.8"),
-        (lambda: with_temperature([[-0.1, 1.1]], 1), "probabilities holds -0.1"),
-        (lambda: with_temperature([0.9, 0.1], 1), r"have shape \(2,\)"),
-        (lambda: with_temperature([[0.9, 0.1]], 0), "temperature is 0"),
-        (lambda: with_temperature([[0.9, 0.1]], NAN), "temperature is nan"),
+        (lambda: apply_temperature([[0.9, 0.9]], 1), "the probabilities of image 0 sum to 1.8"),
+        (lambda: apply_temperature([[-0.1, 1.1]], 1), "probabilities holds -0.1"),
+        (lambda: apply_temperature([0.9, 0.1], 1), r"have shape \(2,\)"),
+        (lambda: apply_temperature([[0.9, 0.1]], 0), "temperature is 0"),
+        (lambda: apply_temperature([[0.9, 0.1]], NAN), "temperature is nan"),
         (lambda: choose_threshold([NAN, 0.9], [False, True]), "score holds nan"),
-        (lambda: choose_threshold([0.1, 0.9], [False, NAN]), "ill must be true or false"),
+        (lambda: choose_threshold([0.1, 0.9], [False, NAN]), "positive must be true or false"),
         (lambda: choose_threshold([0.1, 0.9], [False, True], weights=[1, -1]), "weights holds -1"),
-        (lambda: choose_threshold([0.1, 0.9], [False]), "2 scores, 1 truths"),
+        (lambda: choose_threshold([0.1, 0.9], [False]), "2 scores, 1 outcomes"),
     ],
 )
-def test_impossible_input_is_a_sentence(measure, said):
+def test_impossible_input_is_refused(measure, said):
     with pytest.raises(CovidxrError, match=said):
         measure()
 
@@ -144,15 +146,18 @@ def test_impossible_input_is_a_sentence(measure, said):
         ({"correct": None}, "correct must be"),
     ],
 )
-def test_sureness_that_is_no_number_is_refused(change, said):
-    films = pd.DataFrame({"source": "s", "patient_id": list("abcd"), "confidence": 0.9, "correct": True}).astype(object)
+def test_confidence_that_is_not_a_number_is_refused(change, said):
+    images = pd.DataFrame({"source": "s", "patient_id": list("abcd"), "confidence": 0.9, "correct": True}).astype(
+        object
+    )
     for column, value in change.items():
-        films.at[2, column] = value
+        images.at[2, column] = value
     with pytest.raises(CovidxrError, match=said):
-        sureness(films)
+        calibration(AuditData(rows(), None, predictions={TEST: images}))
 
 
-def test_sureness_elsewhere_that_is_no_number_is_refused():
-    films = pd.DataFrame({"source": "s", "patient_id": list("abcd"), "label": "No finding", "predicted": "COVID-19"})
+def test_an_external_probability_that_is_not_a_number_is_refused():
+    images = pd.DataFrame({"source": "new", "patient_id": list("abcd"), "label": "No finding", "predicted": "COVID-19"})
     with pytest.raises(CovidxrError, match="p_COVID-19 holds nan at place 1"):
-        sureness_elsewhere(films.assign(**{"p_COVID-19": [0.9, NAN, 0.9, 0.9]}))
+        images = images.assign(**{"p_COVID-19": [0.9, NAN, 0.9, 0.9]})
+        external_confidence(AuditData(rows(), None, predictions={"new": images}, positive="COVID-19"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from covidxr import _code
-from covidxr._code import PRESENTATION, closure, code_of, modules_of
-from covidxr._plan import read_steps
+from covidxr import fingerprint
+from covidxr.fingerprint import PRESENTATION, ROOT, _module, _parsed, closure, code_of, modules_of
+from covidxr.run.plan import read_notebooks
 
 MODULES = {
     "__init__": "",
@@ -23,7 +23,7 @@ MODULES = {
     "worker": "value = 1\n",
 }
 CELLS = [
-    "from covidxr import plots, starts\nfrom covidxr.model import build",
+    "from covidxr import plots, starts\nfrom covidxr.model.networks import build",
     "from covidxr.late import call\nbuild(2);",
     "%matplotlib inline",
 ]
@@ -33,24 +33,24 @@ CELLS = [
 def package(tmp_path, monkeypatch):
     """A package that stands in for this one; returns a function that rewrites one of its files."""
     root = tmp_path / "covidxr"
-    monkeypatch.setattr(_code, "ROOT", root)
-    _code._module.cache_clear()
+    monkeypatch.setattr(fingerprint, "ROOT", root)
+    _module.cache_clear()
 
     def write(name, text):
         path = root / (name if "." in name else f"{name}.py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        _code._module.cache_clear()
+        _module.cache_clear()
 
     for name, text in MODULES.items():
         write(name, text)
     write("parts/known.csv", "a,b\n")
     yield write
-    _code._module.cache_clear()
+    _module.cache_clear()
 
 
 def test_all_that_is_imported_counts_wherever_the_import_stands(package):
-    names = ["covidxr.plots", "covidxr.starts", "covidxr.model.build", "covidxr.late.call"]
+    names = ["covidxr.plots", "covidxr.starts", "covidxr.model.networks.build", "covidxr.late.call"]
     wanted = ["late", "lazy", "model", "parts", "parts.layers", "starts", "worker"]
     assert closure(names) == [f"covidxr.{name}" for name in wanted]
 
@@ -104,18 +104,24 @@ def test_a_module_that_moves_into_a_package_of_plots_still_only_presents(package
 
 
 def test_a_name_that_the_package_hands_out_leads_to_its_module():
-    assert "covidxr.gradcam" in closure(["covidxr.GradCAM"])
-    assert modules_of("covidxr.GradCAM") == modules_of("covidxr.gradcam")
+    assert "covidxr.gradcam.cam" in closure(["covidxr.GradCAM"])
+    assert modules_of("covidxr.GradCAM") == modules_of("covidxr.gradcam.cam")
 
 
 def test_modules_that_only_present_exist():
-    names = {path.stem for path in _code.ROOT.rglob("*.py")} | {path.name for path in _code.ROOT.rglob("*/")}
+    names = {path.stem for path in ROOT.rglob("*.py")} | {path.name for path in ROOT.rglob("*/")}
     assert names >= PRESENTATION
 
 
 def test_each_notebook_counts_what_it_computes_with_and_nothing_that_draws():
-    for step in read_steps():
-        imported = set().union(*(_code._parsed(cell, "")[1] for cell in step.cells))
+    for step in read_notebooks():
+        imported = set().union(*(_parsed(cell, "")[1] for cell in step.cells))
         found = closure(imported)
-        assert "covidxr.dataset" in found and not any(PRESENTATION & set(name.split(".")) for name in found)
+        assert "covidxr.data.dataset" in found and not any(PRESENTATION & set(name.split(".")) for name in found)
         assert len(step.cells) == sum(cell.cell_type == "code" for cell in nbformat.read(step.path, 4).cells) - 1
+
+
+def test_lists_of_sources_are_known_as_such():
+    declared = [pair for step in read_notebooks() for pair in step.declared.items()]
+    lists = {name for name, value in declared if isinstance(value, list) and "phantom" in value}
+    assert {"sources", "external"} <= lists <= set(fingerprint.SOURCE_LISTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,42 +11,36 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidxr import dataset
-from covidxr.dataset import (
-    CLASSES,
-    Assembly,
-    assemble,
-    patient_keys,
-    read_run,
-    read_source,
-    save_run,
-    split_manifest,
-)
-from covidxr.decode import DecodeError, decode
-from covidxr.errors import CovidxrError
+from covidxr.data import dataset
+from covidxr.data.dataset import CLASSES, Dataset, build_dataset, load_dataset, save_dataset
+from covidxr.data.images import DecodeError, read_image, read_images
+from covidxr.data.manifest import patient_keys
+from covidxr.data.sources import load_source
+from covidxr.data.splits import split_manifest
+from covidxr.utils import CovidxrError
 
 COUNTS = {"Normal": 9, "COVID-19": 7, "Bacteria": 3}
 
 
 @pytest.fixture
-def ours(tmp_path, film):
-    """Plant a folder with `COUNTS` films in each class."""
+def ours(tmp_path, image):
+    """Plant a folder with `COUNTS` images in each class."""
     for rank, (label, count) in enumerate(COUNTS.items()):
         for n in range(count):
-            film(tmp_path / "ours" / label / f"{n}.png", seed=100 * rank + n)
+            image(tmp_path / "ours" / label / f"{n}.png", seed=100 * rank + n)
     return str(tmp_path / "ours")
 
 
-def take(folder, per_class=3, image_size=8, **options) -> Assembly:
-    return assemble([folder], per_class=per_class, image_size=image_size, **options)
+def take(folder, per_class=3, image_size=8, **options) -> Dataset:
+    return build_dataset([folder], per_class=per_class, image_size=image_size, **options)
 
 
-def test_classes_are_balanced_and_films_decoded(ours):
+def test_classes_are_balanced_and_images_decoded(ours):
     manifest, pixels, rejected = take(ours)
     assert manifest.label.tolist() == [label for label in CLASSES for _ in range(3)]
     assert pixels.shape == (9, 8, 8) and pixels.dtype == np.uint8 and rejected.empty and (manifest.split == "").all()
-    for row, film in zip(manifest.itertuples(), pixels, strict=True):
-        np.testing.assert_array_equal(film, decode(row.path, 8))
+    for row, image in zip(manifest.itertuples(), pixels, strict=True):
+        np.testing.assert_array_equal(image, read_image(row.path, 8))
         assert row.sha256 == hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
     assert manifest.groupby("label", sort=False).image_id.apply(lambda ids: ids.is_monotonic_increasing).all()
 
@@ -56,17 +51,20 @@ def test_without_a_number_the_smallest_class_sets_it(classes, expected, ours):
     assert Counter(manifest.label) == dict.fromkeys(classes, expected) and len(pixels) == len(manifest)
 
 
-def test_unequal_classes_have_every_film_there_is(ours):
+def test_unequal_classes_have_every_image_there_is(ours):
     manifest, pixels, _ = take(ours, per_class=None, equal_classes=False, classes=CLASSES)
     assert sorted(Counter(manifest.label).values()) == [3, 7, 9]
-    for label in CLASSES:  # each film stands beside its own pixels
+    for label in CLASSES:  # each image stands beside its own pixels
         one = take(ours, per_class=None, classes=[label])
-        assert (pixels[manifest.label == label] == one.pixels).all()
+        assert (pixels[manifest.label == label] == one.images).all()
     assert sorted(Counter(take(ours, per_class=5, equal_classes=False).manifest.label).values()) == [3, 5, 5]
 
 
-def test_broken_films_are_reported_and_replaced(ours):
-    broken = {"Normal/1.png": (b"", "the file is empty"), "Normal/5.png": (b"no film", "not an image that can be read")}
+def test_broken_images_are_reported_and_replaced(ours):
+    broken = {
+        "Normal/1.png": (b"", "the file is empty"),
+        "Normal/5.png": (b"no image", "not an image that can be read"),
+    }
     for name, (content, _) in broken.items():
         (Path(ours) / name).write_bytes(content)
     manifest, pixels, rejected = take(ours, per_class=7, classes=["Normal", "COVID-19"])
@@ -81,7 +79,7 @@ def test_broken_films_are_reported_and_replaced(ours):
 def test_a_class_that_is_too_small_is_a_sentence(ours):
     (Path(ours) / "Bacteria" / "1.png").write_bytes(b"")
     with pytest.raises(
-        CovidxrError, match="class 'Bacteria' has 2 readable films of 3 found, 5 are asked for; lower per_class"
+        CovidxrError, match="class 'Bacteria' has 2 readable images of 3 found, 5 are asked for; lower per_class"
     ) as caught:
         take(ours, per_class=5)
     assert "first rejected" in str(caught.value) and "1.png: the file is empty" in str(caught.value)
@@ -104,7 +102,7 @@ def test_a_class_that_is_too_small_is_a_sentence(ours):
 )
 def test_unknown_names_are_a_sentence(sources, options, error, ours):
     with pytest.raises(CovidxrError, match=error):
-        assemble([ours] if sources is None else sources, image_size=8, **options)
+        build_dataset([ours] if sources is None else sources, image_size=8, **options)
 
 
 @pytest.mark.parametrize("way", ["as it is", "by another path", "by a link", "as 'table'"])
@@ -112,50 +110,50 @@ def test_the_same_source_twice_is_a_sentence(way, ours, tmp_path):
     (tmp_path / "link").symlink_to(ours)
     other = {"as it is": ours, "by another path": f"{ours}/../ours", "by a link": str(tmp_path / "link")}
     with pytest.raises(CovidxrError, match=r"source '.*ours' is named twice(, also as '.*')?; name it once"):
-        assemble([ours, other.get(way, "table")], ours, per_class=2)
+        build_dataset([ours, other.get(way, "table")], ours, per_class=2)
     with pytest.raises(CovidxrError, match="source 'phantom' is named twice; name it once"):
-        assemble(["phantom", "phantom"], per_class=2, work_dir=tmp_path)
+        build_dataset(["phantom", "phantom"], per_class=2, work_dir=tmp_path)
 
 
-def two_sites(root, film, name, extra="", places=("siteA", "siteB")):
+def two_sites(root, image, name, extra="", places=("siteA", "siteB")):
     """Plant two tables, or folders, of one name, each with four patients of the same ids."""
     for site, place in enumerate(places):
         for n in range(4):
-            film(root / place / ("films" if name == "films" else "") / "Normal" / f"{n}.png", seed=10 * site + n)
-        if name != "films":
+            image(root / place / ("images" if name == "images" else "") / "Normal" / f"{n}.png", seed=10 * site + n)
+        if name != "images":
             lines = [f"Normal/{n}.png,Normal,{n}{extra}" for n in range(4)]
             (root / place / name).write_text("\n".join(["path,label,patient_id" + ",source" * bool(extra), *lines]))
     return [str(root / place / name) for place in places]
 
 
-@pytest.mark.parametrize("name", ["films.csv", "films"])
+@pytest.mark.parametrize("name", ["images.csv", "images"])
 @pytest.mark.parametrize("places", [("siteA", "siteB"), ("one/site", "two/site")])
-def test_two_sources_of_one_name_stay_two(name, places, tmp_path, film):
-    sites = two_sites(tmp_path, film, name, places=places)
+def test_two_sources_of_one_name_stay_two(name, places, tmp_path, image):
+    sites = two_sites(tmp_path, image, name, places=places)
     for order in (sites, sites[::-1]):
-        manifest = assemble(order, classes=["Normal"], per_class=8, image_size=8).manifest
-        assert set(manifest.source) == {f"{place}/films" for place in places}
+        manifest = build_dataset(order, classes=["Normal"], per_class=8, image_size=8).manifest
+        assert set(manifest.source) == {f"{place}/images" for place in places}
         assert manifest.image_id.is_unique and patient_keys(manifest).nunique() == 8
-    assert set(assemble(sites[:1], classes=["Normal"], per_class=4, image_size=8).manifest.source) == {"films"}
+    assert set(build_dataset(sites[:1], classes=["Normal"], per_class=4, image_size=8).manifest.source) == {"images"}
 
 
-def test_two_tables_that_name_one_source_are_a_sentence(tmp_path, film):
-    sites = two_sites(tmp_path, film, "films.csv", extra=",north")
+def test_two_tables_that_name_one_source_are_a_sentence(tmp_path, image):
+    sites = two_sites(tmp_path, image, "images.csv", extra=",north")
     with pytest.raises(
-        CovidxrError, match="siteA/films.csv' and '.*siteB/films.csv' both hold images of a source named 'north'"
+        CovidxrError, match="siteA/images.csv' and '.*siteB/images.csv' both hold images of a source named 'north'"
     ):
-        assemble(sites, classes=["Normal"], per_class=8, image_size=8)
+        build_dataset(sites, classes=["Normal"], per_class=8, image_size=8)
 
 
-def test_a_table_named_like_a_known_source_is_not_taken_for_it(tmp_path, film):
-    film(tmp_path / "figure1" / "Normal" / "0.png")
-    assert read_source(str(tmp_path / "figure1")).source.unique().tolist() == [f"{tmp_path.name}/figure1"]
+def test_a_table_named_like_a_known_source_is_not_taken_for_it(tmp_path, image):
+    image(tmp_path / "figure1" / "Normal" / "0.png")
+    assert load_source(str(tmp_path / "figure1")).source.unique().tolist() == [f"{tmp_path.name}/figure1"]
 
 
-@pytest.mark.parametrize("source", ["films.csv", "FILMS.CSV", "no/films", "no\\films", Path("none.csv"), "a\0/b"])
+@pytest.mark.parametrize("source", ["images.csv", "FILMS.CSV", "no/images", "no\\images", Path("none.csv"), "a\0/b"])
 def test_a_path_without_a_file_is_called_so(source):
     with pytest.raises(CovidxrError, match="no such file or folder; available: phantom, .* path of a CSV file"):
-        read_source(source)
+        load_source(source)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +177,9 @@ def test_a_path_without_a_file_is_called_so(source):
     ids=str,
 )  # fmt: skip
 def test_an_impossible_parameter_is_a_sentence_before_anything_is_read(options, error, monkeypatch, tmp_path):
-    monkeypatch.setattr(dataset, "_read_sources", lambda *_: pytest.fail("a source was read"))
+    monkeypatch.setattr(dataset, "load_sources", lambda *_: pytest.fail("a source was read"))
     with pytest.raises(CovidxrError, match=error):
-        assemble(**{"work_dir": tmp_path, **options})
+        build_dataset(**{"work_dir": tmp_path, **options})
 
 
 def test_labels_are_renamed_before_the_draw(ours):
@@ -194,13 +192,13 @@ def test_labels_are_renamed_before_the_draw(ours):
 
 
 @pytest.mark.parametrize(("per_class", "expected"), [(2, [1, 1]), (6, [3, 3]), (10, [7, 3])])
-def test_sources_take_turns_within_a_class(per_class, expected, tmp_path, film):
+def test_sources_take_turns_within_a_class(per_class, expected, tmp_path, image):
     for n in range(20):
-        film(tmp_path / "large" / "Normal" / f"{n}.png", seed=n)
+        image(tmp_path / "large" / "Normal" / f"{n}.png", seed=n)
     for n in range(3):
-        film(tmp_path / "small" / "Normal" / f"{n}.png", seed=50 + n)
+        image(tmp_path / "small" / "Normal" / f"{n}.png", seed=50 + n)
     places = [str(tmp_path / "large"), str(tmp_path / "small")]
-    manifest = assemble(places, classes=["Normal"], per_class=per_class, image_size=8).manifest
+    manifest = build_dataset(places, classes=["Normal"], per_class=per_class, image_size=8).manifest
     assert [sum(manifest.source == name) for name in ("large", "small")] == expected
 
 
@@ -210,13 +208,13 @@ def test_the_seed_decides_and_the_file_system_does_not(ours, monkeypatch):
     monkeypatch.setattr(Path, "glob", lambda self, pattern: reversed(list(listed(self, pattern))))
     again = take(ours, seed=1)
     pd.testing.assert_frame_equal(first.manifest, again.manifest)
-    np.testing.assert_array_equal(first.pixels, again.pixels)
+    np.testing.assert_array_equal(first.images, again.images)
     other = take(ours, seed=2)
     assert set(first.manifest.image_id) != set(other.manifest.image_id)
 
 
 def test_the_order_of_a_tables_rows_does_not_matter(ours):
-    rows = read_source(ours)
+    rows = load_source(ours)
     tables = Path(ours).with_name("one.csv"), Path(ours).with_name("two") / "one.csv"
     tables[1].parent.mkdir()
     rows.to_csv(tables[0], index=False)
@@ -226,15 +224,15 @@ def test_the_order_of_a_tables_rows_does_not_matter(ours):
 
 
 @pytest.fixture
-def made(tmp_path, film):
-    """Assemble films whose rows hold whatever makes tables come back changed."""
+def made(tmp_path, image):
+    """Assemble images whose rows hold whatever makes tables come back changed."""
     texts = ["", "NA", "007", "1e5", "a, b", 'say "aah"', "two\nlines", "肺 é"]
-    rows = [{"path": str(film(tmp_path / f"{n}.png", n)), "label": label, "patient_id": f"0{n}", "url": text, "sex": text, "age": age}
+    rows = [{"path": str(image(tmp_path / f"{n}.png", n)), "label": label, "patient_id": f"0{n}", "url": text, "sex": text, "age": age}
             for n, (label, text, age) in enumerate(zip(["Normal", "COVID-19"] * 4, texts, [61.37, None, 0.1 + 0.2, 5] * 2, strict=True))]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "films.csv", index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
     (tmp_path / "bad.csv").write_text("path,label\nnone.png,Normal\n")
-    assembly = assemble(
-        [str(tmp_path / "films.csv"), str(tmp_path / "bad.csv")],
+    assembly = build_dataset(
+        [str(tmp_path / "images.csv"), str(tmp_path / "bad.csv")],
         classes=["Normal", "COVID-19"],
         per_class=4,
         image_size=8,
@@ -243,11 +241,11 @@ def made(tmp_path, film):
 
 
 def test_a_run_comes_back_as_it_was_saved(made, tmp_path):
-    save_run(tmp_path / "run", made)
-    back = read_run(str(tmp_path / "run"))
+    save_dataset(tmp_path / "run", made)
+    back = load_dataset(str(tmp_path / "run"))
     pd.testing.assert_frame_equal(back.manifest, made.manifest)
-    np.testing.assert_array_equal(back.pixels, made.pixels)
-    assert back.pixels.dtype == np.uint8 and back.manifest.age.dtype == float and back.manifest.age.isna().sum() == 2
+    np.testing.assert_array_equal(back.images, made.images)
+    assert back.images.dtype == np.uint8 and back.manifest.age.dtype == float and back.manifest.age.isna().sum() == 2
     text = back.manifest.drop(columns="age")
     assert all(isinstance(value, str) for value in text.to_numpy().ravel()) and (back.manifest.lung_mask == "").all()
     assert back.rejected.values.tolist() == made.rejected.values.tolist() and len(back.rejected) == 1
@@ -255,22 +253,22 @@ def test_a_run_comes_back_as_it_was_saved(made, tmp_path):
 
 
 def test_a_reason_that_quotes_a_broken_file_comes_back_too(ours, tmp_path, monkeypatch):
-    decode_all = dataset.decode_films
+    decode_all = read_images
 
     def odd_reason(paths, size):
         return [
-            DecodeError(path, "bad \r\0 \x1b bytes") if "/1.png" in path else film
-            for path, film in zip(paths, decode_all(paths, size), strict=True)
+            DecodeError(path, "bad \r\0 \x1b bytes") if "/1.png" in path else image
+            for path, image in zip(paths, decode_all(paths, size), strict=True)
         ]
 
-    monkeypatch.setattr(dataset, "decode_films", odd_reason)
-    save_run(tmp_path / "run", take(ours, per_class=None, equal_classes=False))
-    assert [" ".join(reason.split()) for reason in read_run(tmp_path / "run").rejected.reason] == 3 * ["bad bytes"]
+    monkeypatch.setattr(dataset, "read_images", odd_reason)
+    save_dataset(tmp_path / "run", take(ours, per_class=None, equal_classes=False))
+    assert [" ".join(reason.split()) for reason in load_dataset(tmp_path / "run").rejected.reason] == 3 * ["bad bytes"]
 
 
 def test_nothing_rejected_comes_back_too(ours, tmp_path):
-    save_run(tmp_path / "run", take(ours))
-    rejected = read_run(tmp_path / "run").rejected
+    save_dataset(tmp_path / "run", take(ours))
+    rejected = load_dataset(tmp_path / "run").rejected
     assert rejected.empty and list(rejected.columns) == ["image_id", "path", "reason"]
 
 
@@ -278,7 +276,7 @@ def spoil_pixels(run):
     (run / "pixels.npz").write_bytes((run / "pixels.npz").read_bytes()[:200])
 
 
-def drop_films(run):
+def drop_images(run):
     rows = pd.read_csv(run / "manifest.csv")
     rows[:-1].to_csv(run / "manifest.csv", index=False)
 
@@ -290,43 +288,75 @@ SPOILT = {
     ),
     "no pixels": (lambda run: (run / "pixels.npz").unlink(), "pixels.npz is missing or damaged; run notebook 01"),
     "half the pixels": (spoil_pixels, "pixels.npz is missing or damaged; run notebook 01"),
-    "other films": (drop_films, "pixels.npz is not of manifest.csv; run notebook 01"),
+    "other images": (drop_images, "pixels.npz is not of manifest.csv; run notebook 01"),
     "no column": (lambda run: (run / "manifest.csv").write_text("path\na\n"), "no column image_id, label"),
 }
 
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_run_folder_that_is_not_whole_is_a_sentence(name, ours, tmp_path):
-    save_run(tmp_path / "run", take(ours))
+    save_dataset(tmp_path / "run", take(ours))
     spoil, error = SPOILT[name]
     spoil(tmp_path / "run")
     with pytest.raises(CovidxrError, match=error):
-        read_run(tmp_path / "run")
+        load_dataset(tmp_path / "run")
+
+
+def test_a_split_has_its_rows_and_the_classes_of_the_whole(made):
+    whole = made._replace(manifest=made.manifest.assign(split=["train"] * 4 + ["test"] * 3 + ["train"]))
+    test = whole.split("test")
+    assert whole.classes == test.classes == ["Normal", "COVID-19"] and whole.split("train").labels.tolist() == 4 * [
+        0
+    ] + [1]
+    assert test.labels.tolist() == [1, 1, 1] and test.manifest.index.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(test.images, whole.images[4:7])
+    assert test.patients.tolist() == patient_keys(whole.manifest)[4:7].tolist()
+    assert len(whole.split("validation").images) == 0
+    with pytest.raises(CovidxrError, match="unknown split 'tset'; available: train, validation, test"):
+        whole.split("tset")
+
+
+def test_lung_masks_are_those_of_the_manifest_or_of_boxes(tmp_path):
+    made = build_dataset(per_class=1, image_size=32, work_dir=tmp_path)
+    lungs = made.lung_masks()
+    assert lungs.dtype == bool and lungs.shape == made.images.shape and (lungs.mean((1, 2)) > 0.05).all()
+    boxes = {
+        "images": [{"id": 1, "file_name": Path(made.manifest.path[0]).name, "width": 2, "height": 2}],
+        "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 2]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    boxed = made._replace(manifest=made.manifest.assign(source="covid-chestxray")).lung_masks(tmp_path / "boxes.json")
+    assert boxed.mean((1, 2)).tolist() == [0.5, 0, 0]
 
 
 def test_a_moved_run_folder_still_finds_what_lies_in_it(ours, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    phantoms = assemble(per_class=2, image_size=32, work_dir="run")
+    phantoms = build_dataset(per_class=2, image_size=32, work_dir="run")
     rejected = pd.DataFrame({"image_id": ["a"], "path": [str(Path("run", "a.png"))], "reason": ["why"]})
-    save_run("run", phantoms._replace(rejected=rejected))
+    save_dataset("run", phantoms._replace(rejected=rejected))
     moved = Path("run").rename("moved")
-    found = read_run(moved)
+    found = load_dataset(moved)
     for column in ("path", "lung_mask", "lesion_mask"):
         assert all(Path(path).is_file() for path in found.manifest[column])
     assert found.rejected.path.tolist() == [str(Path("moved", "a.png"))]
-    save_run("other", take("ours"))
-    assert read_run("other").manifest.path.tolist() == [
+    save_dataset("other", take("ours"))
+    assert load_dataset("other").manifest.path.tolist() == [
         str(Path(path).absolute()) for path in take("ours").manifest.path
     ]
 
 
 @pytest.mark.realdata
-def test_the_articles_films_are_found(shared):
-    manifest, pixels, rejected = assemble(
+def test_the_articles_images_are_found(shared):
+    manifest, pixels, rejected = build_dataset(
         ["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=179, image_size=32
     )
     assert Counter(manifest.label) == dict.fromkeys(CLASSES, 179) and pixels.shape == (537, 32, 32)
     assert (manifest.groupby("label").source.agg(set).map(len) == 1).all()
     assert 0 < len(rejected) <= 5 and set(rejected.reason) == {"no such file"}
-    with pytest.raises(CovidxrError, match="class 'COVID-19' has 206 readable films of 211 found, 211 are asked for"):
-        assemble(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=211, image_size=8)
+    with pytest.raises(CovidxrError, match="class 'COVID-19' has 206 readable images of 211 found, 211 are asked for"):
+        build_dataset(["covid-chestxray", "kaggle-chest-xray"], shared / "data", per_class=211, image_size=8)
+
+
+def test_a_dataset_has_an_image_for_each_row():
+    with pytest.raises(CovidxrError, match="has 6 rows, but there are 5 images"):
+        Dataset(pd.DataFrame({"label": list("ababab")}), np.zeros((5, 4, 4), np.uint8))

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from small_notebooks import make_notebooks, write_notebook
 
-from covidxr import run
-from covidxr._execute import execute
+from covidxr.run.execute import execute
+from covidxr.run.runner import run_profile
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     notebooks = make_notebooks(folder / "notebooks")
     environment = dict(os.environ)
-    record = run.run_profile("tiny", folder / "run", data_dir="films", notebooks=notebooks)
+    record = run_profile("tiny", folder / "run", data_dir="images", notebooks=notebooks)
     assert dict(os.environ) == environment
     return SimpleNamespace(run=folder / "run", notebooks=notebooks, record=record)
 
@@ -39,12 +39,12 @@ def finished(tmp_path_factory):
 def test_notebooks_run_in_order_with_their_parameters(finished):
     product, data_dir, python, folder, hash_seed, quiet = (finished.run / "made.txt").read_text().splitlines()
     assert product == "10"  # seed 5 of the section "all", size 2 of the notebook's own
-    assert Path(data_dir) == Path("films").absolute()
+    assert Path(data_dir) == Path("images").absolute()
     assert (python, Path(folder)) == (sys.executable, Path.cwd())
     assert (hash_seed, quiet) == ("0", "3")
 
 
-def test_html_is_whole_and_needs_no_network(finished):
+def test_html_is_complete_and_needs_no_network(finished):
     html = (finished.run / "notebooks" / "02_use.html").read_text(encoding="utf-8")
     assert "10 10 " in html
     assert not re.search(r"""<(script|link|img)[^>]+(src|href)=["']?https?:""", html)
@@ -76,16 +76,16 @@ def test_record_of_the_run(finished):
     assert record["total_seconds"] == pytest.approx(make["seconds"] + use["seconds"], abs=0.11)
 
 
-def test_peak_memory_is_the_kernels(finished):
+def test_peak_memory_is_that_of_the_kernel(finished):
     make, use = finished.record["notebooks"].values()
     assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for half a second
 
 
 def test_unchanged_run_starts_nothing_heavy(finished):
     script = f"""import sys
-from covidxr.run import run_profile
-run_profile("tiny", {str(finished.run)!r}, data_dir="films", notebooks={str(finished.notebooks)!r})
-print({{"papermill", "nbconvert", "tensorflow", "pandas"}} & set(sys.modules))"""
+from covidxr.run.runner import run_profile
+run_profile("tiny", {str(finished.run)!r}, data_dir="images", notebooks={str(finished.notebooks)!r})
+print({{"papermill", "nbconvert", "tensorflow"}} & set(sys.modules))"""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -97,7 +97,7 @@ print({{"papermill", "nbconvert", "tensorflow", "pandas"}} & set(sys.modules))""
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
-        ("user", "class 'Virus' has 3 films"),
+        ("user", "class 'Virus' has 3 images"),
         ("bug", "KeyError: 'no such key'"),
         ("die", "Kernel died; a dead kernel is most often one that ran out of memory"),
     ],
@@ -122,7 +122,7 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     sockets.rmdir()  # which is empty again
 
 
-def test_html_shows_no_bar_that_stands_where_it_began(tmp_path):
+def test_html_shows_no_progress_bar_at_zero(tmp_path):
     write_notebook(
         tmp_path / "a.ipynb", "n = 3", "from tqdm.auto import tqdm\nfor _ in tqdm(range(n)): pass\nprint('done')"
     )
@@ -133,7 +133,7 @@ def test_html_shows_no_bar_that_stands_where_it_began(tmp_path):
 
 
 BUSY = """import pathlib, subprocess, sys, tempfile, time
-from covidxr.files import atomic_path
+from covidxr.utils import atomic_path
 kept = tempfile.TemporaryDirectory(), subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 with atomic_path(pathlib.Path(run_dir, "half.npz")) as temporary:
     temporary.write_bytes(b"half")
@@ -151,9 +151,9 @@ def start(tmp_path):
     notebooks = make_notebooks(tmp_path / "notebooks")
     write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'", BUSY, reads=["made.txt"])
     script = f"""import functools, pathlib, sys
-from covidxr import run
-run.run_profile = functools.partial(run.run_profile, notebooks=pathlib.Path({str(notebooks)!r}))
-sys.exit(run.main(["tiny", "--run-dir", {str(tmp_path / "run")!r}]))"""
+from covidxr.run import cli, runner
+runner.run_profile = functools.partial(runner.run_profile, notebooks=pathlib.Path({str(notebooks)!r}))
+sys.exit(cli.main(["run", "tiny", "--run-dir", {str(tmp_path / "run")!r}]))"""
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
 
@@ -189,11 +189,11 @@ def statuses(run_dir):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_sigterm_ends_a_run_as_ctrl_c_does(start, tmp_path):
+def test_sigterm_ends_a_run_like_ctrl_c(start, tmp_path):
     process, children = start()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
-    assert "Interrupted. The same command goes on" in (tmp_path / "said").read_text(encoding="utf-8")
+    assert "Interrupted. The same command resumes" in (tmp_path / "said").read_text(encoding="utf-8")
     assert children and not any(map(is_alive, children))
     assert statuses(tmp_path / "run") == ["done", "interrupted"]
     assert not (tmp_path / "run" / "run.lock").exists() and not list((tmp_path / "tmp").iterdir())
@@ -201,7 +201,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(start, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_what_a_killed_run_left_is_swept_at_the_next_start(start, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_at_the_next_start(start, tmp_path):
     process, children = start()
     for killed in (process, *children):
         killed.kill()

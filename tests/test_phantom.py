@@ -18,16 +18,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
-from covidxr.errors import CovidxrError
-from covidxr.sources import phantom
-from covidxr.sources.phantom import CLASSES, Phantom, draw_body, make_phantom, read
+from covidxr.data import phantom
+from covidxr.data._phantom_anatomy import draw_body
+from covidxr.data.phantom import _DRAWING, PHANTOM_CLASSES, Phantom, load_phantoms, make_phantom
+from covidxr.utils import CovidxrError
 
-THREE = CLASSES[:3]
+THREE = PHANTOM_CLASSES[:3]
 
 
 @cache
-def films(per_class=40, size=64, **shortcut):
-    """Films of three classes: images, labels, lesion masks, lung masks."""
+def sample_images(per_class=40, size=64, **shortcut):
+    """Images of three classes: images, labels, lesion masks, lung masks."""
     drawn = [
         make_phantom(label, np.random.default_rng([rank, k]), size, shortcut=shortcut)
         for rank, label in enumerate(THREE)
@@ -71,44 +72,44 @@ def brightness(images):
     return images[:, 8:-8, 8:-8].mean((1, 2))
 
 
-def test_a_film_is_grey_8_bit_with_boolean_masks():
-    film = make_phantom("COVID-19", np.random.default_rng(0), size=80)
-    assert isinstance(film, Phantom)
-    assert film.image.shape == film.lesion_mask.shape == film.lung_mask.shape == (80, 80)
-    assert (film.image.dtype, film.lesion_mask.dtype, film.lung_mask.dtype) == (np.uint8, bool, bool)
-    assert film.image.min() < 20 and film.image.max() > 160
+def test_an_image_is_grey_8_bit_with_boolean_masks():
+    image = make_phantom("COVID-19", np.random.default_rng(0), size=80)
+    assert isinstance(image, Phantom)
+    assert image.image.shape == image.lesion_mask.shape == image.lung_mask.shape == (80, 80)
+    assert (image.image.dtype, image.lesion_mask.dtype, image.lung_mask.dtype) == (np.uint8, bool, bool)
+    assert image.image.min() < 20 and image.image.max() > 160
 
 
 def test_bone_and_dense_tissue_are_bright_and_lungs_and_air_dark():
     for k in range(5):
-        film = make_phantom("Normal", np.random.default_rng(k), size=100)
-        spine, belly = film.image[30:80, 48:53].mean(), film.image[88:94, 35:65].mean()
-        assert film.image[film.lung_mask].mean() < 0.8 * min(spine, belly)
-        assert film.image[5:12, 6:12].mean() < 0.9 * belly
+        image = make_phantom("Normal", np.random.default_rng(k), size=100)
+        spine, belly = image.image[30:80, 48:53].mean(), image.image[88:94, 35:65].mean()
+        assert image.image[image.lung_mask].mean() < 0.8 * min(spine, belly)
+        assert image.image[5:12, 6:12].mean() < 0.9 * belly
 
 
 def test_the_heart_takes_room_from_the_lung_on_the_right_of_the_image():
-    lungs = films()[3]
+    lungs = sample_images()[3]
     lower = lungs[:, 32:52]
     assert lower[:, :, 32:].sum() < 0.9 * lower[:, :, :32].sum()
 
 
-def test_lungs_cover_a_fifth_to_a_half_of_the_film():
-    cover = films()[3].mean((1, 2))
+def test_lungs_cover_a_fifth_to_a_half_of_the_image():
+    cover = sample_images()[3].mean((1, 2))
     assert 0.22 < cover.mean() < 0.4
     assert cover.min() > 0.17 and cover.max() < 0.5
 
 
-@pytest.mark.parametrize("label", CLASSES)
+@pytest.mark.parametrize("label", PHANTOM_CLASSES)
 def test_lesions_lie_in_the_lungs_and_only_disease_has_them(label):
     drawn = [make_phantom(label, np.random.default_rng([9, k]), 64) for k in range(12)]
-    assert not any((film.lesion_mask & ~film.lung_mask).any() for film in drawn)
-    sick = [film.lesion_mask.sum() > 0.01 * film.lung_mask.sum() for film in drawn]
+    assert not any((image.lesion_mask & ~image.lung_mask).any() for image in drawn)
+    sick = [image.lesion_mask.sum() > 0.01 * image.lung_mask.sum() for image in drawn]
     assert not any(sick) if label == "Normal" else all(sick)
 
 
 def shares(lesions, lungs):
-    """Share of each film's lesions in the image's left half, and the diseased share of each zone of the lungs."""
+    """Share of each image's lesions in the image's left half, and the diseased share of each zone of the lungs."""
     left = lesions[:, :, : lesions.shape[2] // 2].sum((1, 2)) / lesions.sum((1, 2))
     zones = {"upper": [], "lower": [], "inner": [], "outer": []}
     for lesion, lung in zip(lesions, lungs, strict=True):
@@ -122,14 +123,14 @@ def shares(lesions, lungs):
 
 
 def test_covid_is_in_both_lungs_low_and_towards_the_ribs():
-    _, labels, lesions, lungs = films()
+    _, labels, lesions, lungs = sample_images()
     left, zone = shares(lesions[labels == 1], lungs[labels == 1])
     assert np.mean((left > 0.1) & (left < 0.9)) > 0.9
     assert zone["lower"] > 1.3 * zone["upper"] and zone["outer"] > 1.3 * zone["inner"]
 
 
 def test_bacteria_are_in_one_lung_and_viruses_in_both():
-    _, labels, lesions, _ = films()
+    _, labels, lesions, _ = sample_images()
     left = lesions[labels == 2][:, :, :32].sum((1, 2)) / lesions[labels == 2].sum((1, 2))
     assert np.all(np.maximum(left, 1 - left) > 0.9) and 0.2 < np.mean(left > 0.5) < 0.8
     virus = np.stack([make_phantom("Virus", np.random.default_rng([5, k]), 64).lesion_mask for k in range(15)])
@@ -137,7 +138,7 @@ def test_bacteria_are_in_one_lung_and_viruses_in_both():
 
 
 def test_a_lesion_brightens_the_lung_where_it_lies_and_the_rest_hardly():
-    for label in CLASSES[1:]:
+    for label in PHANTOM_CLASSES[1:]:
         sick, well = (make_phantom(name, np.random.default_rng(3), 100) for name in (label, "Normal"))
         change = sick.image.astype(float) - well.image
         assert change[sick.lesion_mask].mean() > 8
@@ -148,13 +149,13 @@ def test_a_lesion_brightens_the_lung_where_it_lies_and_the_rest_hardly():
     "model", [LogisticRegression(), DecisionTreeClassifier(max_depth=4, random_state=0), KNeighborsClassifier(15)]
 )
 def test_mean_grey_does_not_tell_the_classes(model):
-    images, labels, _, _ = films(per_class=150, size=96)
+    images, labels, _, _ = sample_images(per_class=150, size=96)
     assert abs(accuracy(images.mean((1, 2)), labels, model) - 1 / 3) < 0.08
 
 
 def test_disease_is_in_the_lungs_and_not_in_the_frame():
-    images, labels, _, _ = films(per_class=150, size=96)
-    # 450 films: an interval of ±0.045 around chance
+    images, labels, _, _ = sample_images(per_class=150, size=96)
+    # 450 images: an interval of ±0.045 around chance
     assert accuracy(outer(shrunk(images, 48), 0.15), labels, LogisticRegression(C=0.01, max_iter=300)) < 0.42
     assert 0.55 < accuracy(shrunk(images, 16), labels, LogisticRegression(C=0.01, max_iter=300)) < 0.9
 
@@ -164,7 +165,7 @@ def test_disease_is_in_the_lungs_and_not_in_the_frame():
 )
 def test_a_planted_shortcut_is_found_and_none_where_none_is_planted(name, features):
     features = features or (lambda images: shrunk(images, 8))
-    drawn = films(), films(**{name: 0.5}), films(**{name: 1.0})
+    drawn = sample_images(), sample_images(**{name: 0.5}), sample_images(**{name: 1.0})
     without, half, full = (accuracy(features(images), labels) for images, labels, _, _ in drawn)
     assert full > 0.9
     assert without + 0.03 < half < full - 0.03
@@ -195,12 +196,12 @@ def test_errors_name_what_there_is(label, options, words):
         make_phantom(label, np.random.default_rng(0), **options)
 
 
-def test_equal_generators_give_equal_films():
+def test_equal_generators_give_equal_images():
     one, two, other = (make_phantom("Virus", np.random.default_rng(seed), 64).image for seed in (1, 1, 2))
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
-def test_films_of_one_person_are_more_alike_than_films_of_two():
+def test_images_of_one_person_are_more_alike_than_images_of_two():
     def lungs(body, seed):
         return make_phantom("Normal", np.random.default_rng(seed), 64, body=body, view="PA").lung_mask.mean()
 
@@ -214,13 +215,13 @@ def sums(rows):
     return dict(zip(rows.image_id, rows.sha256, strict=True))
 
 
-def test_read_writes_films_masks_and_a_manifest(tmp_path):
-    rows = read(tmp_path, classes=CLASSES, per_class=9, size=48)
+def test_read_writes_images_masks_and_a_manifest(tmp_path):
+    rows = load_phantoms(tmp_path, classes=PHANTOM_CLASSES, per_class=9, size=48)
     assert list(rows.columns) == [
         "image_id", "path", "label", "patient_id", "source", "view", "age", "sex", "license", "url", "sha256", "split",
-        "version", "original_name", "twins", "lung_mask", "lesion_mask",
+        "version", "original_name", "duplicate_group", "lung_mask", "lesion_mask",
     ]  # fmt: skip
-    assert rows.label.value_counts().to_dict() == dict.fromkeys(CLASSES, 9)
+    assert rows.label.value_counts().to_dict() == dict.fromkeys(PHANTOM_CLASSES, 9)
     assert rows.image_id.is_unique and rows.patient_id.nunique() < len(rows)
     assert rows.groupby("patient_id")[["label", "age", "sex"]].nunique().max().max() == 1
     assert rows.age.between(18, 90).all() and set(rows.sex) == {"F", "M"} and set(rows.view) == {"AP", "PA"}
@@ -233,38 +234,38 @@ def test_read_writes_films_masks_and_a_manifest(tmp_path):
         assert set(np.unique(lungs)) == {0, 255} and np.any(lesion) == (row.label != "Normal")
 
 
-def test_read_is_reproducible_and_growing_it_keeps_the_earlier_films(tmp_path):
-    few = read(tmp_path / "a", classes=["COVID-19"], per_class=3, size=32, seed=7)
-    many = read(tmp_path / "b", classes=["Normal", "COVID-19"], per_class=5, size=32, seed=7)
-    other = read(tmp_path / "c", classes=["COVID-19"], per_class=3, size=32, seed=8)
+def test_read_is_reproducible_and_growing_it_keeps_the_earlier_images(tmp_path):
+    few = load_phantoms(tmp_path / "a", classes=["COVID-19"], per_class=3, size=32, seed=7)
+    many = load_phantoms(tmp_path / "b", classes=["Normal", "COVID-19"], per_class=5, size=32, seed=7)
+    other = load_phantoms(tmp_path / "c", classes=["COVID-19"], per_class=3, size=32, seed=8)
     assert sums(few).items() <= sums(many).items()
     assert not set(few.sha256) & set(other.sha256)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"size": 48}, {"shortcut": {"marker": 0.5}}, {"drawing": 99}], ids=str)
 def test_what_is_drawn_otherwise_has_other_ids(other, tmp_path, monkeypatch):
-    rows = read(tmp_path, per_class=3, size=32)
-    monkeypatch.setattr(phantom, "_DRAWING", other.pop("drawing", phantom._DRAWING))
-    others = read(tmp_path, **{"per_class": 3, "size": 32, **other})
+    rows = load_phantoms(tmp_path, per_class=3, size=32)
+    monkeypatch.setattr(phantom, "_DRAWING", other.pop("drawing", _DRAWING))
+    others = load_phantoms(tmp_path, **{"per_class": 3, "size": 32, **other})
     assert not set(rows.image_id) & set(others.image_id)
     assert bool(set(rows.patient_id) & set(others.patient_id)) == ("seed" not in other)
     ranks = rows.groupby("label", sort=False).image_id
     assert ranks.apply(lambda ids: ids.is_monotonic_increasing).all() and rows.image_id.is_monotonic_increasing
 
 
-def test_a_half_done_folder_is_resumed_and_whole_films_are_not_redrawn(tmp_path):
-    first = read(tmp_path, per_class=2, size=32)
+def test_a_half_done_folder_is_resumed_and_whole_images_are_not_redrawn(tmp_path):
+    first = load_phantoms(tmp_path, per_class=2, size=32)
     kept, lost = Path(first.path[0]), Path(first.lesion_mask[3])
     before, text = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
-    again = read(tmp_path, per_class=2, size=32)
+    again = load_phantoms(tmp_path, per_class=2, size=32)
     assert kept.stat().st_mtime_ns == before and lost.read_bytes() == text
     assert first.equals(again)
-    assert Path(read(tmp_path, per_class=2, size=32, shortcut={"marker": 1}).path[0]).parent != kept.parent
+    assert Path(load_phantoms(tmp_path, per_class=2, size=32, shortcut={"marker": 1}).path[0]).parent != kept.parent
 
 
-def test_a_persons_planted_size_is_the_same_on_each_film(tmp_path):
-    rows = read(tmp_path, classes=["Normal"], per_class=12, size=48, shortcut={"body_size": 0.5})
+def test_a_persons_planted_size_is_the_same_on_each_image(tmp_path):
+    rows = load_phantoms(tmp_path, classes=["Normal"], per_class=12, size=48, shortcut={"body_size": 0.5})
     lungs = np.array([np.mean(np.asarray(Image.open(path)) > 0) for path in rows.lung_mask])
     spread = rows.assign(lungs=lungs).groupby("patient_id").lungs.agg(np.ptp)
     assert spread.max() < np.ptp(lungs)
@@ -293,5 +294,5 @@ def test_a_persons_planted_size_is_the_same_on_each_film(tmp_path):
 )
 def test_read_refuses_what_it_cannot_draw(tmp_path, options, words):
     with pytest.raises(CovidxrError, match=words):
-        read(**{"data_dir": tmp_path, **options})
+        load_phantoms(**{"data_dir": tmp_path, **options})
     assert not list(tmp_path.iterdir())

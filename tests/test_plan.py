@@ -7,10 +7,10 @@ import re
 import pytest
 from small_notebooks import make_notebooks, write_notebook
 
-from covidxr import run
-from covidxr._plan import choose, plan, read_steps
-from covidxr._profile import parse_yaml
-from covidxr.errors import CovidxrError
+from covidxr.run.plan import plan, read_notebooks, select
+from covidxr.run.profile import parse_yaml
+from covidxr.run.runner import run_profile
+from covidxr.utils import CovidxrError
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def notebooks(tmp_path):
         ("a: [", {}, "is not valid YAML"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(notebooks, tmp_path, profile, options, said):
+def test_mistakes_are_reported_before_anything_runs(notebooks, tmp_path, profile, options, said):
     if profile not in ("tiny", "tyni"):
         path = tmp_path / "typed.yaml"
         path.write_text(profile, encoding="utf-8")
         profile = path
     with pytest.raises(CovidxrError, match=re.escape(said)):
-        run.run_profile(profile, tmp_path / "run", notebooks=notebooks, **options)
+        run_profile(profile, tmp_path / "run", notebooks=notebooks, **options)
     assert not (tmp_path / "run").exists()
 
 
@@ -111,7 +111,7 @@ def look(tmp_path):
         ("folds: 1", "folds is 1; give 2 or more"),
     ],
 )
-def test_a_value_is_of_its_kind_and_in_its_range(look, value, said):
+def test_values_outside_their_type_or_range_are_refused(look, value, said):
     with pytest.raises(CovidxrError, match=re.escape(f"01_look: {said}")):
         look(parse_yaml(value, "-p"))
 
@@ -125,7 +125,7 @@ def test_a_value_is_of_its_kind_and_in_its_range(look, value, said):
         {"test_share": 0, "per_class": 1, "n_shown": 1, "folds": 2, "count": 0},
     ],
 )
-def test_values_of_their_kind_are_taken_as_they_are(look, fine):
+def test_values_of_their_type_are_accepted_unchanged(look, fine):
     assert look(fine) == fine
 
 
@@ -136,7 +136,7 @@ def test_a_whole_number_may_be_written_as_1e3(look):
 
 
 def test_every_parameter_of_the_notebooks_has_a_kind():
-    steps = read_steps()
+    steps = read_notebooks()
     assert all(step.kinds[name] is not None for step in steps for name in step.declared)
     given = {step.stem: {name: value for name, value in step.declared.items() if name != "run_dir"} for step in steps}
     plan(given, {}, {})  # and its default is of it
@@ -152,23 +152,23 @@ def test_every_parameter_of_the_notebooks_has_a_kind():
 def test_notebooks_without_readable_parameters(notebooks, tmp_path, parameters, tags, said):
     write_notebook(notebooks / "02_use.ipynb", parameters, "1", tags)
     with pytest.raises(CovidxrError, match=re.escape(said)):
-        run.run_profile("tiny", tmp_path / "run", notebooks=notebooks)
+        run_profile("tiny", tmp_path / "run", notebooks=notebooks)
     assert not (tmp_path / "run").exists()
 
 
-def test_command_line_goes_before_section_goes_before_all(notebooks):
+def test_command_line_overrides_section_overrides_all(notebooks):
     profile = {"all": {"seed": 1, "size": 1}, "01_make": {"size": 2, "data_dir": "a"}}
     make, use = plan(profile, {"seed": 3}, {"run_dir": "/r"}, notebooks)
     assert make.parameters == {"seed": 3, "size": 2, "data_dir": "a", "run_dir": "/r"}
     assert use.parameters == {"run_dir": "/r"}
 
 
-def test_the_long_notebook_runs_where_the_profile_has_it_or_by_name(notebooks):
-    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1")
-    without, having = plan({}, {}, {}, notebooks), plan({"08_what_matters": {}}, {}, {}, notebooks)
-    assert [step.stem for step in choose(without, None)] == ["01_make", "02_use"]
-    assert [step.stem for step in choose(without, "08")] == ["08_what_matters"]
-    assert [step.stem for step in choose(having, None)] == ["01_make", "02_use", "08_what_matters"]
+def test_optional_notebook_runs_if_the_profile_has_it_or_by_name(notebooks):
+    write_notebook(notebooks / "08_ablation_study.ipynb", "run_dir = '.'\nfolds = 3", "1")
+    without, having = plan({}, {}, {}, notebooks), plan({"08_ablation_study": {}}, {}, {}, notebooks)
+    assert [step.stem for step in select(without, None)] == ["01_make", "02_use"]
+    assert [step.stem for step in select(without, "08")] == ["08_ablation_study"]
+    assert [step.stem for step in select(having, None)] == ["01_make", "02_use", "08_ablation_study"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,6 @@ def test_the_long_notebook_runs_where_the_profile_has_it_or_by_name(notebooks):
         ("", None),
     ],
 )
-def test_values_are_typed_as_people_mean_them(text, value):
+def test_values_are_parsed_as_intended(text, value):
     found = parse_yaml(text, "-p name")
     assert found == value and type(found) is type(value)

@@ -7,9 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +15,11 @@ import nbformat
 import pytest
 from small_notebooks import make_notebooks, write_notebook
 
-import covidxr._execute
-from covidxr import run
-from covidxr._lock import held
-from covidxr.errors import CovidxrError
+from covidxr.run import execute, runner
+from covidxr.run.cli import main
+from covidxr.run.record import locked
+from covidxr.run.runner import NotebookFailed, run_profile
+from covidxr.utils import CovidxrError
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,9 +43,9 @@ def executed(monkeypatch):
         if notebook.stem == "01_make":
             (target.parents[1] / "made.txt").write_text(str(parameters["size"] * parameters["seed"]))
         error = "cell In [2]: fit()\nno memory" if notebook.stem in fails else None
-        return covidxr._execute.Outcome(1.0, 100.0, error)
+        return execute.Outcome(1.0, 100.0, error)
 
-    monkeypatch.setattr(covidxr._execute, "execute", pretend)
+    monkeypatch.setattr(execute, "execute", pretend)
     return SimpleNamespace(calls=calls, fails=fails)
 
 
@@ -57,7 +55,7 @@ def go(tmp_path, notebooks, executed):
 
     def going(**options):
         executed.calls.clear()
-        run.run_profile("tiny", tmp_path / "run", notebooks=notebooks, **options)
+        run_profile("tiny", tmp_path / "run", notebooks=notebooks, **options)
         return list(executed.calls)
 
     return going
@@ -71,12 +69,12 @@ def status(tmp_path):
 # Resume
 
 
-def test_nothing_changed_runs_nothing(go):
+def test_no_change_reruns_nothing(go):
     assert go() == ["01_make", "02_use"]
     assert go() == []
 
 
-def test_a_change_runs_again_what_reads_what_it_changed(go, notebooks):
+def test_change_reruns_what_depends_on_it(go, notebooks):
     go()
     write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'\nmode = 'fine'", "2", reads=["made.txt"])
     assert go() == ["02_use"]
@@ -85,7 +83,7 @@ def test_a_change_runs_again_what_reads_what_it_changed(go, notebooks):
     assert go(parameters={"size": 4}) == ["01_make", "02_use"]
 
 
-def test_a_parameter_runs_again_those_that_have_it(go):
+def test_changed_parameter_reruns_the_notebooks_that_have_it(go):
     go()
     assert go(parameters={"mode": "other"}) == ["02_use"]
     assert go(parameters={"mode": "other", "seed": 6}) == ["01_make", "02_use"]
@@ -101,7 +99,7 @@ def test_outputs_do_not_count_as_a_change(go, notebooks):
     assert go() == []
 
 
-def test_a_lost_copy_is_made_again(go, tmp_path):
+def test_missing_copy_is_written_again(go, tmp_path):
     go()
     (tmp_path / "run" / "notebooks" / "02_use.ipynb").unlink()
     assert go() == ["02_use"]
@@ -109,13 +107,13 @@ def test_a_lost_copy_is_made_again(go, tmp_path):
 
 def test_resumes_at_the_failed_notebook(go, executed, tmp_path):
     executed.fails.add("02_use")
-    with pytest.raises(run.NotebookFailed) as failure:
+    with pytest.raises(NotebookFailed) as failure:
         go()
     assert str(failure.value).splitlines() == [
         "02_use failed in cell In [2]: fit()",
         "no memory",
         f"its copy up to there: {tmp_path / 'run' / 'notebooks' / '02_use.failed.ipynb'}",
-        "done: 01_make; the same command goes on from 02_use",
+        "done: 01_make; the same command resumes at 02_use",
     ]
     assert status(tmp_path) == ["done", "failed"]
     executed.fails.clear()
@@ -126,7 +124,7 @@ def test_resumes_at_the_failed_notebook(go, executed, tmp_path):
 def test_failure_stops_the_run_and_outdates_what_comes_after(go, executed, tmp_path):
     go()
     executed.fails.add("01_make")
-    with pytest.raises(run.NotebookFailed, match="done: nothing yet"):
+    with pytest.raises(NotebookFailed, match="done: nothing yet"):
         go(parameters={"size": 9})
     assert executed.calls == ["01_make"]
     assert status(tmp_path) == ["failed", "outdated"]
@@ -143,11 +141,11 @@ def test_only_runs_one_even_unchanged(go, tmp_path):
     assert go(parameters={"size": 7}) == ["02_use"]
 
 
-def test_a_notebook_that_is_run_when_asked_stands_in_the_record_only_then(go, notebooks, tmp_path):
-    write_notebook(notebooks / "08_what_matters.ipynb", "run_dir = '.'\nfolds = 3", "1", reads=["made.txt"])
+def test_optional_notebook_is_recorded_only_when_it_has_run(go, notebooks, tmp_path):
+    write_notebook(notebooks / "08_ablation_study.ipynb", "run_dir = '.'\nfolds = 3", "1", reads=["made.txt"])
     assert go() == ["01_make", "02_use"]
     assert status(tmp_path) == ["done", "done"]
-    assert go(only="08") == ["08_what_matters"]
+    assert go(only="08") == ["08_ablation_study"]
     assert status(tmp_path) == ["done", "done", "done"]
     assert go(parameters={"seed": 7}) == ["01_make", "02_use"]
     assert status(tmp_path) == ["done", "done", "outdated"]
@@ -165,13 +163,13 @@ def test_hash_of_the_manifest(go, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(go, executed, tmp_path):
-    with held(tmp_path / "run") as lock:
-        with pytest.raises(CovidxrError, match=f"another run .process {os.getpid()}. is at work in .*run; wait"):
+    with locked(tmp_path / "run") as lock:
+        with pytest.raises(CovidxrError, match=f"another run .process {os.getpid()}. is working in .*run; wait"):
             go()
         assert executed.calls == [] and lock.exists()
 
 
-def test_the_lock_of_a_dead_process_does_not_count(go, tmp_path):
+def test_lock_of_a_dead_process_is_ignored(go, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.lock").write_text(str(os.getpid()))  # a number that a living process may have again
     assert go() == ["01_make", "02_use"]
@@ -179,7 +177,7 @@ def test_the_lock_of_a_dead_process_does_not_count(go, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
-def test_of_four_starts_at_once_on_a_stale_lock_one_gets_in(tmp_path):
+def test_of_four_simultaneous_starts_on_a_stale_lock_one_succeeds(tmp_path):
     """Each that gets in makes a file that must not be there yet, and takes it away again before it leaves."""
     for trial in range(25):
         run_dir = tmp_path / str(trial)
@@ -211,7 +209,7 @@ def in_at_once(run_dir, count):
 
 def enter(run_dir):
     try:
-        with held(run_dir):
+        with locked(run_dir):
             inside = os.open(run_dir / "inside", os.O_CREAT | os.O_EXCL)
             time.sleep(0.002)
             os.close(inside)
@@ -224,27 +222,27 @@ def enter(run_dir):
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_run_folder_that_cannot_be_one_is_named(go, executed, tmp_path, notebooks, place):
+def test_unusable_run_folder_is_named(go, executed, tmp_path, notebooks, place):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(CovidxrError, match=f"{tmp_path / place} cannot be a run folder .*; give another --run-dir"):
-        run.run_profile("tiny", tmp_path / place, notebooks=notebooks)
+        run_profile("tiny", tmp_path / place, notebooks=notebooks)
     assert executed.calls == []
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(go, tmp_path, monkeypatch):
-    monkeypatch.setattr("covidxr._lock._take", raising(PermissionError(errno.EACCES, "Permission denied")))
+def test_folder_without_write_permission_is_named(go, tmp_path, monkeypatch):
+    monkeypatch.setattr("covidxr.run.record._take", raising(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(CovidxrError, match="cannot be a run folder .Permission denied.; give another --run-dir"):
         go()
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence_and_the_same_command_goes_on(
+def test_full_disk_ends_the_run_with_a_message_and_the_same_command_resumes(
     command, executed, tmp_path, monkeypatch, capsys
 ):
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "x"))
     with monkeypatch.context() as patch:
-        patch.setattr(covidxr._execute, "execute", raising(full))
+        patch.setattr(execute, "execute", raising(full))
         assert command("tiny") == 1
-    assert capsys.readouterr().err == f"No space left on device: {tmp_path / 'run' / 'x'}; the same command goes on\n"
+    assert capsys.readouterr().err == f"No space left on device: {tmp_path / 'run' / 'x'}; the same command resumes\n"
     assert status(tmp_path) == ["interrupted", "not run"] and not (tmp_path / "run" / "run.lock").exists()
     assert command("tiny") == 0 and executed.calls == ["01_make", "02_use"]
 
@@ -270,8 +268,8 @@ def test_interrupt_leaves_a_valid_record_and_no_lock(go, executed, tmp_path):
 @pytest.fixture
 def command(monkeypatch, notebooks, executed, tmp_path):
     """`main` on the small notebooks, with the run folder given."""
-    monkeypatch.setattr(run, "run_profile", functools.partial(run.run_profile, notebooks=notebooks))
-    return lambda *words: run.main([*words, "--run-dir", str(tmp_path / "run")])
+    monkeypatch.setattr(runner, "run_profile", functools.partial(run_profile, notebooks=notebooks))
+    return lambda *words: main(["run", *words, "--run-dir", str(tmp_path / "run")])
 
 
 def test_exit_codes(command, executed, capsys):
@@ -284,12 +282,12 @@ def test_exit_codes(command, executed, capsys):
     assert "02_use failed in cell In [2]: fit()" in capsys.readouterr().err
     executed.fails.add("interrupt")
     assert command("tiny", "--only", "02", *typed) == 130
-    assert "Interrupted. The same command goes on" in capsys.readouterr().err
+    assert "Interrupted. The same command resumes" in capsys.readouterr().err
     assert command("tiny", "--only", "02") == 2
     assert "made.txt was made with seed 10, not 5; give -p seed 10, or run" in capsys.readouterr().err
 
 
-def test_one_plain_line_a_notebook(command, capsys, tmp_path):
+def test_one_line_per_notebook(command, capsys, tmp_path):
     command("tiny")
     assert capsys.readouterr().out.splitlines() == [
         "01_make … 1 s",
@@ -300,20 +298,5 @@ def test_one_plain_line_a_notebook(command, capsys, tmp_path):
 
 def test_default_run_folder_carries_the_profiles_name(notebooks, executed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = run.run_profile("tiny", notebooks=notebooks)
+    record = run_profile("tiny", notebooks=notebooks)
     assert record["parameters"]["02_use"]["run_dir"] == str(tmp_path / "runs" / "tiny")
-
-
-def test_help_is_instant_and_has_examples():
-    script = "import sys, covidxr.run as r\ntry: r.main(['--help'])\nfinally: print({'papermill', 'nbformat'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert "examples:" in done.stdout and done.stdout.endswith("set()\n")
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-@pytest.mark.parametrize(("target", "removed"), [("clean", False), ("clean-runs", True)])
-def test_cleaning_leaves_the_runs_alone_unless_asked(target, removed):
-    command = subprocess.run(["make", "-n", target], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert (" runs" in command) == removed

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from covidxr.decode import DecodeError, decode
-from covidxr.errors import CovidxrError
-from covidxr.sources import SOURCES, covid_chestxray, darkcovidnet, figure1, kaggle_chest_xray
-from covidxr.sources._rows import COLUMNS, MASK_COLUMNS
+from covidxr.data.images import DecodeError, read_image
+from covidxr.data.manifest import COLUMNS, MASK_COLUMNS, read_table
+from covidxr.data.sources import (
+    excluded_images,
+    load_source,
+    load_table,
+    source_names,
+)
+from covidxr.utils import CovidxrError
 
 COHEN = "patientid,sex,age,finding,view,modality,filename,url,license,"  # the real header, too, ends with a comma
 FIGURE1 = "patientid,sex,age,finding,view"
-JUNK = (".DS_Store", "._film.png", "._IM-0001-0001.jpeg", "Thumbs.db", "person1_bacteria_1.txt", "desktop.ini")
+JUNK = (".DS_Store", "._image.png", "._IM-0001-0001.jpeg", "Thumbs.db", "person1_bacteria_1.txt", "desktop.ini")
 
 
 def plant(folder, *names):
@@ -48,14 +53,14 @@ def patients(rows):
 def test_a_missing_folder_says_where_to_get_the_data(source, tmp_path):
     for place in (tmp_path, tmp_path / "none", None):
         with pytest.raises(
-            CovidxrError, match=r"covidxr.data, or get the data from https://\S+ and name its folder with DATA_DIR"
+            CovidxrError, match=r"covidxr.run.fetch, or get the data from https://\S+ and name its folder with DATA_DIR"
         ):
-            SOURCES[source](place)
+            load_source(source, place)
 
 
 @pytest.mark.parametrize("text", ["Müller", "肺"])
 def test_rows_have_the_manifests_columns_and_types(text, tmp_path):
-    rows = covid_chestxray.read(cohen(tmp_path, f"7,F,64,COVID-19,PA,X-ray,{text}.jpg,http://a,CC0,"))
+    rows = load_source("covid-chestxray", cohen(tmp_path, f"7,F,64,COVID-19,PA,X-ray,{text}.jpg,http://a,CC0,"))
     assert tuple(rows.columns) == COLUMNS + MASK_COLUMNS
     row = rows.iloc[0].to_dict()
     assert row.pop("age") == 64.0 and rows.age.dtype == float and all(isinstance(value, str) for value in row.values())
@@ -69,7 +74,7 @@ def test_covid_chestxray_keeps_frontal_x_rays_and_their_findings(tmp_path):
     data = cohen(tmp_path, *(f"{n},M,,{kind},{n}.png,,," for n, kind in enumerate(kinds)))
     expected = ["COVID-19"] * 3 + ["No finding", "SARS", "COVID-19"]
     for place in (data, data / "covid-chestxray-dataset"):
-        rows = covid_chestxray.read(place)
+        rows = load_source("covid-chestxray", place)
         assert labels(rows) == {f"{n}.png": label for n, label in enumerate(expected)}
         assert rows.patient_id.tolist() == [str(n) for n in range(6)] and rows.age.isna().all()
 
@@ -78,37 +83,39 @@ def test_covid_chestxray_keeps_frontal_x_rays_and_their_findings(tmp_path):
     ("encoding", "name"), [("latin-1", "Málaga.png"), ("utf-8-sig", "Málaga.png"), ("utf-8", "肺.png")]
 )
 def test_metadata_is_read_in_its_encoding(encoding, name, tmp_path):
-    rows = covid_chestxray.read(cohen(tmp_path, f" 7 ,F,64,COVID-19,PA,X-ray,{name},,,", encoding=encoding))
+    rows = load_source("covid-chestxray", cohen(tmp_path, f" 7 ,F,64,COVID-19,PA,X-ray,{name},,,", encoding=encoding))
     assert labels(rows) == {name: "COVID-19"} and rows.patient_id.tolist() == ["7"]
 
 
-def test_no_frontal_film_at_all_is_a_sentence(tmp_path):
+def test_no_frontal_image_at_all_is_a_sentence(tmp_path):
     with pytest.raises(CovidxrError, match="metadata.csv: no row is a frontal X-ray"):
-        covid_chestxray.read(cohen(tmp_path, "7,F,64,COVID-19,L,X-ray,a.png,,,"))
+        load_source("covid-chestxray", cohen(tmp_path, "7,F,64,COVID-19,L,X-ray,a.png,,,"))
 
 
 @pytest.mark.parametrize("column", ["patientid", "finding", "view", "modality", "filename"])
 def test_a_renamed_column_is_named_with_those_there_are(column, tmp_path):
     with pytest.raises(CovidxrError, match=rf"metadata\.csv: no column {column}; its columns are .*changed"):
-        covid_chestxray.read(cohen(tmp_path, "1,,,,,,,,,", header=COHEN.replace(column, "changed")))
+        load_source("covid-chestxray", cohen(tmp_path, "1,,,,,,,,,", header=COHEN.replace(column, "changed")))
 
 
 @pytest.mark.parametrize("name", ["../../secret.png", "{root}/secret.png", "../images/../../../secret.png", "..", "."])
-def test_a_file_name_does_not_lead_out_of_the_images(name, tmp_path, film):
-    film(tmp_path / "secret.png")
+def test_a_file_name_does_not_lead_out_of_the_images(name, tmp_path, image):
+    image(tmp_path / "secret.png")
     name = name.format(root=tmp_path)
-    chest = covid_chestxray.read(cohen(tmp_path, f"1,,,COVID-19,PA,X-ray,{name},,,"))
+    chest = load_source("covid-chestxray", cohen(tmp_path, f"1,,,COVID-19,PA,X-ray,{name},,,"))
     write_table(tmp_path / "figure1" / "metadata.csv", FIGURE1, f"{name.removesuffix('.png')},,,COVID-19,PA")
-    for rows, folder in ((chest, "covid-chestxray-dataset"), (figure1.read(tmp_path), "figure1")):
+    for rows, folder in ((chest, "covid-chestxray-dataset"), (load_source("figure1", tmp_path), "figure1")):
         path = Path(os.path.normpath(rows.path[0]))
         assert path.is_relative_to(tmp_path / folder)
         with pytest.raises(DecodeError, match="no such file|a folder"):
-            decode(rows.path[0])
+            read_image(rows.path[0])
 
 
 def test_a_file_named_twice_counts_once(tmp_path):
     row = "1,F,64,COVID-19,PA,X-ray,a.png,,,"
-    chest = covid_chestxray.read(cohen(tmp_path, row, row, row.replace("64", "65"), row.replace("a.png", "b.png")))
+    chest = load_source(
+        "covid-chestxray", cohen(tmp_path, row, row, row.replace("64", "65"), row.replace("a.png", "b.png"))
+    )
     write_table(
         tmp_path / "figure1" / "metadata.csv",
         FIGURE1,
@@ -116,7 +123,7 @@ def test_a_file_named_twice_counts_once(tmp_path):
         "C-1a,,,COVID-19,PA",
         "C-1b,,,COVID-19,PA",
     )
-    for rows, age in ((chest, 64), (figure1.read(tmp_path), 33)):
+    for rows, age in ((chest, 64), (load_source("figure1", tmp_path), 33)):
         assert len(rows) == 2 and rows.image_id.is_unique and rows.index.tolist() == [0, 1]
         assert rows.age[0] == age  # the first row is the one that is kept
 
@@ -141,7 +148,7 @@ def test_kaggle_tells_patients_apart_and_ignores_junk(tmp_path):
     )
     plant(tmp_path / "chest_xray", "__MACOSX/train/NORMAL/._IM-0115-0001.jpeg", "train/OTHER/IM-0001-0001.jpeg")
     for place in (tmp_path, tmp_path / "chest_xray"):
-        rows = kaggle_chest_xray.read(place)
+        rows = load_source("kaggle-chest-xray", place)
         assert patients(rows) == {name: patient for name, (_, patient) in KAGGLE.items()}
         assert dict(zip(rows.path, rows.label, strict=True)) == {
             str(tmp_path / "chest_xray" / name): label for name, (label, _) in KAGGLE.items()
@@ -149,15 +156,15 @@ def test_kaggle_tells_patients_apart_and_ignores_junk(tmp_path):
 
 
 def test_darkcovidnet_reads_two_folders_and_ignores_junk(tmp_path):
-    films = ("No_findings/00000005_000.png", "No_findings/00000005_001.png", "Pneumonia/00000005_000.png")
+    sample_images = ("No_findings/00000005_000.png", "No_findings/00000005_001.png", "Pneumonia/00000005_000.png")
     plant(
         tmp_path / "darkcovidnet" / "X-Ray Image DataSet",
-        *films,
+        *sample_images,
         *(f"{kind}/{junk}" for kind in ("Pneumonia", "Covid-19") for junk in JUNK),
     )
     plant(tmp_path / "darkcovidnet" / "X-Ray Image DataSet", "Covid-19/01.jpeg")
-    rows = darkcovidnet.read(tmp_path)
-    assert patients(rows) == dict.fromkeys(films, "00000005")
+    rows = load_source("darkcovidnet", tmp_path)
+    assert patients(rows) == dict.fromkeys(sample_images, "00000005")
     assert rows.label.tolist() == ["No finding", "No finding", "Pneumonia"]
 
 
@@ -172,7 +179,7 @@ def test_figure1_finds_its_images_and_leaves_out_what_is_not_stated(tmp_path):
     plant(
         tmp_path / "figure1" / "images", "COVID-00003a.png", "COVID-00003b.JPG", "._COVID-00005.jpg", "COVID-00004.jpg"
     )
-    rows = figure1.read(tmp_path)
+    rows = load_source("figure1", tmp_path)
     assert labels(rows) == {
         "COVID-00003a.png": "COVID-19",
         "COVID-00003b.JPG": "Pneumonia",
@@ -185,7 +192,7 @@ def test_figure1_finds_its_images_and_leaves_out_what_is_not_stated(tmp_path):
 @pytest.mark.realdata
 def test_the_real_data_are_as_their_readme_says(shared):
     rows = {
-        name: SOURCES[name](shared / "data")
+        name: load_source(name, shared / "data")
         for name in ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")
     }
     found = {name: Counter(frame.label) for name, frame in rows.items()}
@@ -197,3 +204,222 @@ def test_the_real_data_are_as_their_readme_says(shared):
     for name, frame in rows.items():
         assert frame.image_id.is_unique and (frame.source == name).all() and (frame.patient_id != "").all()
         assert name == "covid-chestxray" or all(Path(path).is_file() for path in frame.path)
+
+
+def sample_images(folder, text):
+    path = folder / "ours.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "not a table of comma-separated values"),
+        ("path,label\n'a.png,Normal\n\"b.png,Normal\n", "not a table of comma-separated values"),
+        ("path,label\na.png,Normal\nb,c.png,Normal\n", "not a table of comma-separated values"),
+        ("path,label\nb,c.png,Normal\n", "not a table of comma-separated values .*; quote fields that hold a comma"),
+        (
+            "path;label\na.png;Normal, old\n",
+            "its columns are separated by ';', not by commas; save it as comma-separated",
+        ),
+        ("path\tlabel\na.png\tNormal\n", r"its columns are separated by '\\t', not by commas; save it as"),
+        ("path|label\ra.png|Normal\r", r"its columns are separated by '\|', not by commas; save it as"),
+        (
+            "path,label, label\na.png,Normal,COVID-19\n",
+            "two columns are named 'label'; its columns are path, label, label",
+        ),
+        ("path,label" + 1500 * ",x" + "\n", "its header has 1502 columns, 1000 are the most"),
+        ("path,label\na.png,Nor\0mal\n", "not text in UTF-8, it holds NUL bytes; save it as"),
+    ],
+)
+def test_a_broken_table_is_a_sentence(text, error, tmp_path):
+    (tmp_path / "images.csv").write_text(text)
+    with pytest.raises(CovidxrError, match=rf"images\.csv: .*{error}"):
+        read_table(tmp_path / "images.csv", ("path", "label"))
+    with pytest.raises(CovidxrError, match="none.csv: no such file"):
+        read_table(tmp_path / "none.csv", ())
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_is_read_in_every_encoding_that_says_so(encoding, line_end, tmp_path):
+    text = line_end.join(["path,label", "Málaga 肺.png,Normal", ""])
+    (tmp_path / "images.csv").write_bytes(text.encode(encoding))
+    assert read_table(tmp_path / "images.csv", ("path", "label")).values.tolist() == [["Málaga 肺.png", "Normal"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("path,label\né.png,Normal\n".encode("latin-1"), "not text in UTF-8, see byte 0xe9 in line 2; save it as"),
+        ("path,label\n肺.png,Normal\n".encode("shift-jis"), "not text in UTF-8, see byte 0x94 in line 2; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-16-le"), "not text in UTF-8, it holds NUL bytes; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-16")[:-1], "not text in UTF-8, see byte 0x0a in line .*; save it as"),
+        ("path,label\na.png,Normal\n".encode("utf-32"), "not text in UTF-8, it holds NUL bytes; save it as"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xf3\xa3", "not text in UTF-8, .*in Excel: 'CSV UTF-8'"),
+        (b"path,label\n" + 64_000_000 * b"\n", "has 64,000,011 bytes, a table of images at most 64,000,000"),
+    ],
+    ids=["latin-1", "shift-jis", "no mark", "half a letter", "utf-32", "Excel", "too large"],
+)
+def test_a_table_in_another_encoding_is_a_sentence(content, error, tmp_path):
+    (tmp_path / "images.csv").write_bytes(content)
+    with pytest.raises(CovidxrError, match=rf"images\.csv: {error}"):
+        read_table(tmp_path / "images.csv", ("path", "label"))
+
+
+def test_a_folder_in_place_of_a_table_is_a_sentence(tmp_path):
+    with pytest.raises(CovidxrError, match="cannot be read"):
+        read_table(tmp_path, ("path", "label"))
+
+
+@pytest.mark.parametrize("text", ["a\rb", "\x0b", "a\x1fb", "a\x07", "a\x7fb"], ids=repr)
+@pytest.mark.parametrize("column", ["label", "url", "lung_mask"])
+def test_what_a_manifest_cannot_keep_is_named_with_row_and_column(text, column, tmp_path):
+    cells = {"path": "b.png", "label": "Normal", "url": "", "lung_mask": ""} | {column: f"_{text}_"}
+    quoted = ",".join(f'"{cell}"' for cell in cells.values())
+    path = tmp_path / "ours.csv"
+    path.write_bytes(f"{','.join(cells)}\na.png,Normal,,\n{quoted}\n".encode())
+    with pytest.raises(CovidxrError, match=rf"ours\.csv: row 2, {column} '_.*_': '.*' cannot be kept in a table"):
+        load_table(path)
+
+
+@pytest.mark.parametrize("name", [b"Normal/a\xff.png", b"N\xff/a.png", b"Normal/a\rb.png", b"Normal /a.png"], ids=repr)
+def test_a_file_name_that_a_manifest_cannot_keep_is_a_sentence(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path))
+    open(path, "wb").close()
+    with pytest.raises(CovidxrError, match="image '.*cannot be kept in a table; .*rename it, in UTF-8") as caught:
+        load_table(tmp_path)
+    str(caught.value).encode()  # the sentence itself can be printed
+
+
+def test_an_excluded_name_can_be_written_in_any_encoding(tmp_path):
+    name = os.fsdecode(b"a\xff.png")
+    folder = tmp_path / "darkcovidnet" / "X-Ray Image DataSet" / "Covid-19"
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    rows = excluded_images(["darkcovidnet"], tmp_path)
+    assert rows.original_name.tolist() == ["Covid-19/a\\udcff.png"] and rows.present.all()
+    rows.to_csv(tmp_path / "excluded.csv")
+
+
+def test_a_table_is_read_as_text_without_blanks_around_it(tmp_path):
+    (tmp_path / "a.csv").write_text(' path , label,id\na.png , Normal,007\n"two\nlines.png",NA\n')
+    read = read_table(tmp_path / "a.csv", ("path", "label"))
+    assert read.values.tolist() == [["a.png", "Normal", "007"], ["two\nlines.png", "NA", ""]]
+
+
+def test_a_row_takes_over_every_manifest_column(tmp_path):
+    header = "path,label,patient_id,source,view,age,sex,license,url,lung_mask,lesion_mask,hospital"
+    path = sample_images(
+        tmp_path, f"{header}\nimages/a.png,COVID-19,p 1,north,AP,61,F,CC0,http://a,masks/a.png,,Málaga\n"
+    )
+    row = load_table(path).iloc[0].to_dict()
+    assert row["path"] == str(tmp_path / "images/a.png") and row["lung_mask"] == str(tmp_path / "masks/a.png")
+    assert row["image_id"] == "ours/images/a.png" and row["age"] == 61 and row["lesion_mask"] == "" == row["split"]
+    assert [row[name] for name in header.split(",")[1:5]] == [
+        "COVID-19",
+        "p 1",
+        "north",
+        "AP",
+    ] and "hospital" not in row
+
+
+def test_what_a_row_does_not_say_has_a_default(tmp_path):
+    rows = load_table(
+        sample_images(tmp_path, "label,path,patient_id,source,age\nNormal,a.png,,,\nNormal,b.png,p,,adult\n")
+    )
+    assert rows.patient_id.tolist() == ["a.png", "p"] and rows.source.tolist() == ["ours", "ours"]
+    assert rows.age.isna().all()
+
+
+def test_paths_are_the_users_own_choice(tmp_path, image):
+    image(tmp_path / "elsewhere" / "a.png", seed=1)
+    image(tmp_path / "b.png", seed=2)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link.png").symlink_to(tmp_path / "b.png")
+    path = sample_images(
+        tmp_path / "here", f"path,label\n{tmp_path}/elsewhere/a.png,Normal\n../b.png,Normal\nlink.png,Normal\n"
+    )
+    a, b, link = (read_image(path) for path in load_table(path).path)
+    assert (a != b).any() and (b == link).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("path,label\n", "the table has no rows"),
+        ("path,label\n\n\n", "the table has no rows"),
+        ("path,age\na.png,61\n", "no column label; its columns are path, age"),
+        ("file,class\na.png,Normal\n", "no column path, label; its columns are file, class"),
+        ("path,label\na.png,Normal\nb.png,\n,Normal\n", "2 of 3 rows lack path or label, the first is row 2"),
+        ("path,label\na.png,Normal\na.png,COVID-19\n", "image 'ours/a.png' has two rows that differ; keep one"),
+    ],
+)
+def test_a_table_without_images_or_labels_is_a_sentence(text, error, tmp_path):
+    with pytest.raises(CovidxrError, match=rf"ours\.csv: {error}"):
+        load_source(str(sample_images(tmp_path, text)))
+
+
+def test_repeated_rows_count_once(tmp_path):
+    rows = load_table(sample_images(tmp_path, "path,label\na.png,Normal\na.png,Normal\nb.png,Normal\n"))
+    assert rows.image_id.tolist() == ["ours/a.png", "ours/b.png"] and rows.index.tolist() == [0, 1]
+
+
+def test_a_folder_has_one_sub_folder_a_class(tmp_path, image, monkeypatch):
+    for name in (
+        "COVID-19/b.png",
+        "COVID-19/a 肺.JPG",
+        "Normal/a.png",
+        "Normal/._a.png",
+        "loose.png",
+        "Normal/deep/c.png",
+    ):
+        image(tmp_path / "ours" / name)
+    (tmp_path / "ours" / "Normal" / "Thumbs.db").touch()
+    monkeypatch.chdir(tmp_path / "ours")
+    for place in (tmp_path / "ours", Path("."), "../ours"):
+        rows = load_source(str(place))
+        assert rows.image_id.tolist() == ["ours/COVID-19/a 肺.JPG", "ours/COVID-19/b.png", "ours/Normal/a.png"]
+        assert rows.label.tolist() == ["COVID-19", "COVID-19", "Normal"] and (rows.source == "ours").all()
+        assert rows.patient_id.is_unique and all(os.path.exists(path) for path in rows.path)
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["a/images.csv", "b/other.csv"], ["images", "other"]),
+        (["a/images.csv", "b/images.csv"], ["a/images", "b/images"]),
+        (["a/images.csv", "b/images.csv", "a/other.csv"], ["a/images", "b/images", "other"]),
+        (["a/images.csv", "b/images"], ["a/images", "b/images"]),
+        (["a/images.csv", "a/images"], ["images.csv", "images/"]),
+        (["a/images.csv", "a/images", "b/images.csv"], ["a/images.csv", "images/", "b/images"]),
+        (["x/a/images.csv", "y/a/images.csv"], ["x/a/images", "y/a/images"]),
+        (["a.csv.csv", "a.csv", "a"], ["a.csv.csv", None, "a/"]),
+        (["a/phantom.csv"], ["a/phantom"]),
+    ],
+)
+def test_places_have_one_name_each(places, names, tmp_path):
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch() if place.endswith(".csv") else (tmp_path / place).mkdir()
+    found = source_names([tmp_path / place for place in places], ["phantom"])
+    assert len(set(found)) == len(places)
+    assert all(name == expected for name, expected in zip(found, names, strict=True) if expected)
+    turned = source_names([tmp_path / place for place in places[::-1]], ["phantom"])
+    assert turned[::-1] == found
+
+
+@pytest.mark.parametrize("name", ["empty/readme.txt", "empty/image.png"])
+def test_a_folder_without_images_is_a_sentence(name, tmp_path, image):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(CovidxrError, match="empty: no images in its sub-folders; expected one sub-folder a class"):
+        load_table(tmp_path / "empty")
+
+
+def test_the_named_source_needs_a_place(tmp_path):
+    with pytest.raises(CovidxrError, match="source 'table' needs data_dir"):
+        load_source("table")
+    assert len(load_source("table", sample_images(tmp_path, "path,label\na.png,Normal\n"))) == 1

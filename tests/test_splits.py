@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covidxr.errors import CovidxrError
-from covidxr.sources._rows import manifest_rows
-from covidxr.splits import SPLITS, check_manifest, fold_splits, patient_keys, split_manifest, straddling_patients
+from covidxr.data.manifest import SPLITS, check_manifest, manifest_rows, patient_keys
+from covidxr.data.splits import fold_splits, patients_across_splits, split_manifest
+from covidxr.utils import CovidxrError
 
 SHARES = {"test": 0.325, "validation": 0.15}
 
 
 def manifest(patients):
-    """Make a manifest of (source, patient, labels of the films) triples."""
-    films = [(source, patient, label) for source, patient, labels in patients for label in labels]
+    """Make a manifest of (source, patient, labels of the images) triples."""
+    images = [(source, patient, label) for source, patient, labels in patients for label in labels]
     return manifest_rows(
         {"image_id": f"{n:04d}", "path": f"{n}.png", "label": label, "patient_id": patient, "source": source}
-        for n, (source, patient, label) in enumerate(films)
+        for n, (source, patient, label) in enumerate(images)
     )
 
 
 def singles(**classes):
-    """Make patients of one film each, so many a class."""
+    """Make patients of one image each, so many a class."""
     return [("s", f"{label}{n}", [label]) for label, count in classes.items() for n in range(count)]
 
 
@@ -44,7 +44,7 @@ def test_no_patient_is_on_two_sides(extra, seed, sources):
     rows = manifest(numbered + singles(a=6, b=6, c=6))
     divided = split_manifest(rows, by="patient", seed=seed)
     assert (side_of(divided, "source", "patient_id") == 1).all()
-    assert straddling_patients(divided) == 0
+    assert patients_across_splits(divided) == 0
     assert set(divided.split) == set(SPLITS)
     assert (divided.groupby("label").split.nunique() == 3).all()
     pd.testing.assert_frame_equal(divided.drop(columns="split"), rows.drop(columns="split"))
@@ -54,7 +54,7 @@ def test_no_patient_is_on_two_sides(extra, seed, sources):
 @pytest.mark.parametrize("by", ["patient", "image"])
 @pytest.mark.parametrize("shares", [SHARES, {"test": 0.2, "validation": 0.1}, {"test": 0.5, "validation": 0.25}])
 @pytest.mark.parametrize("classes", [{"a": 20}, {"a": 179, "b": 179, "c": 179}, {"a": 13, "b": 90, "c": 37}])
-def test_single_films_give_the_shares_asked_for_class_by_class(classes, shares, by):
+def test_single_images_give_the_shares_asked_for_class_by_class(classes, shares, by):
     divided = split_manifest(manifest(singles(**classes)), by=by, **shares)
     for label, count in classes.items():
         got = divided[divided.label == label].split.value_counts()
@@ -63,7 +63,7 @@ def test_single_films_give_the_shares_asked_for_class_by_class(classes, shares, 
         assert got["train"] == count - got["test"] - got["validation"]
 
 
-def test_patients_with_several_films_come_close_to_the_shares():
+def test_patients_with_several_images_come_close_to_the_shares():
     rows = manifest([("s", f"{label}{n}", [label] * (1 + n % 3)) for label in "ab" for n in range(60)])
     got = split_manifest(rows).groupby("label").split.value_counts().unstack()
     for name, share in SHARES.items():
@@ -72,13 +72,13 @@ def test_patients_with_several_films_come_close_to_the_shares():
 
 def test_few_large_patients_still_reach_every_side():
     divided = split_manifest(manifest([("s", "1", "aaa"), ("s", "2", "aaa"), ("s", "3", "aa")]))
-    assert sorted(Counter(divided.split).values()) == [2, 3, 3] and straddling_patients(divided) == 0
+    assert sorted(Counter(divided.split).values()) == [2, 3, 3] and patients_across_splits(divided) == 0
 
 
 def test_the_same_patient_id_of_two_sources_is_two_patients():
     rows = manifest([(source, str(n), ["a"]) for source in ("s", "t") for n in range(30)])
     divided = split_manifest(rows)
-    assert (side_of(divided, "patient_id") == 2).any() and straddling_patients(divided) == 0
+    assert (side_of(divided, "patient_id") == 2).any() and patients_across_splits(divided) == 0
 
 
 def test_a_slash_in_a_name_makes_no_two_patients_one():
@@ -91,8 +91,8 @@ def test_split_by_image_lets_patients_straddle_and_says_how_many():
     rows = manifest([("s", f"{label}{n}", [label] * 4) for label in "ab" for n in range(15)])
     divided = split_manifest(rows, by="image")
     straddling = int((side_of(divided, "patient_id") > 1).sum())
-    assert straddling_patients(divided) == straddling > 15
-    assert straddling_patients(split_manifest(rows, by="patient")) == 0
+    assert patients_across_splits(divided) == straddling > 15
+    assert patients_across_splits(split_manifest(rows, by="patient")) == 0
 
 
 @pytest.mark.parametrize("by", ["patient", "image"])
@@ -115,14 +115,14 @@ def test_an_earlier_split_is_forgotten():
     ("patients", "options", "error"),
     [
         (singles(a=40), {"by": "hospital"}, "unknown split 'hospital'; available: patient, image"),
-        (singles(a=40, b=2), {}, "class 'b' has 2 films of 2 patients, too few to put any into validation"),
+        (singles(a=40, b=2), {}, "class 'b' has 2 images of 2 patients, too few to put any into validation"),
         (
             [*singles(a=40), ("s", "1", "b" * 30)],
             {},
-            "class 'b' has 30 films of 1 patients, too few to put any into train and",
+            "class 'b' has 30 images of 1 patients, too few to put any into train and",
         ),
-        (singles(a=40), {"test": 0.01}, "class 'a' .* test; add films or change the shares"),
-        (singles(a=40), {"test": 0.84}, "class 'a' .* train; add films or change the shares"),
+        (singles(a=40), {"test": 0.01}, "class 'a' .* test; add images or change the shares"),
+        (singles(a=40), {"test": 0.84}, "class 'a' .* train; add images or change the shares"),
     ],
 )
 def test_what_cannot_be_split_is_a_sentence(patients, options, error):
@@ -153,7 +153,7 @@ def test_impossible_shares_and_seeds_are_a_sentence(options, error):
     ("spoil", "error"),
     [
         (lambda rows: rows.drop(columns=["label", "split"]), "the manifest has no column label, split"),
-        (lambda rows: rows[:0], "the manifest has no rows: no films were found"),
+        (lambda rows: rows[:0], "the manifest has no rows: no images were found"),
         (lambda rows: pd.concat([rows, rows[:2]]), "2 image ids occur twice in the manifest, the first is '0000'"),
     ],
 )
@@ -166,13 +166,13 @@ def test_a_manifest_that_breaks_the_contract_is_a_sentence(spoil, error):
 
 @settings(max_examples=15, deadline=None)
 @given(extra=patients, seed=st.integers(0, 10**6))
-def test_each_film_is_tested_once_a_repeat_and_no_patient_is_on_two_sides(extra, seed):
+def test_each_image_is_tested_once_a_repeat_and_no_patient_is_on_two_sides(extra, seed):
     rows = manifest([("s", str(n), labels) for n, labels in enumerate(extra)] + singles(a=9, b=9, c=9))
     repeats = fold_splits(rows, folds=3, repeats=2, seed=seed)
     for folds in repeats:
         tested = pd.concat([fold.image_id[fold.split == "test"] for fold in folds])
         assert sorted(tested) == rows.image_id.tolist()
-        assert all(straddling_patients(fold) == 0 for fold in folds)
+        assert all(patients_across_splits(fold) == 0 for fold in folds)
         assert all((fold.groupby("label").split.nunique() == 3).all() for fold in folds)
 
 
@@ -189,10 +189,10 @@ def test_repeats_differ_and_the_same_seed_does_not():
     [
         (1, singles(a=9, b=9), "folds is 1; give a whole number of 2 or more"),
         (2.0, singles(a=9, b=9), "folds is 2.0; give a whole number of 2 or more"),
-        (5, singles(a=9, b=4), "class 'b' has 4 films; give 2 to so many folds, not 5"),
-        (3, [*singles(a=9), ("s", "one", ["b"] * 9)], "class 'b' has 9 films of 1 patients, too few"),
+        (5, singles(a=9, b=4), "class 'b' has 4 images; give 2 to so many folds, not 5"),
+        (3, [*singles(a=9), ("s", "one", ["b"] * 9)], "class 'b' has 9 images of 1 patients, too few"),
     ],
 )
-def test_too_few_films_or_patients_for_the_folds(folds, patients, said):
+def test_too_few_images_or_patients_for_the_folds(folds, patients, said):
     with pytest.raises(CovidxrError, match=said):
         fold_splits(manifest(patients), folds)

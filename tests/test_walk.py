@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from covidxr._plan import read_steps
-from covidxr.dataset import read_run
-from covidxr.sources.phantom import make_phantom
+from covidxr.data.dataset import load_dataset
+from covidxr.data.phantom import make_phantom
+from covidxr.run.plan import read_notebooks
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "per_class": 16, "epochs": 1, "probe_epochs": 5, "finder_steps": 3, "baseline_epochs": 2, "warmup_epochs": 1,
+    "per_class": 16, "epochs": 1, "head_epochs": 5, "lr_range_test_steps": 3, "baseline_epochs": 2, "warmup_epochs": 1,
     "weights": "random", "image_size": 48, "n_compared": 1, "n_sanity": 4, "n_curves": 2, "n_untrained": 1,
     "n_shuffled": 20, "score_channels": 4,
 }  # fmt: skip
@@ -64,19 +64,19 @@ def test_leaves_everything_behind(finished):
     assert {"index.html", "run.json", "external_predictions.csv"} <= files
     assert len(list((finished / "notebooks").glob("*.html"))) == 7
     assert len(list((finished / "figures").glob("*.png"))) >= 15
-    test_films = (pd.read_csv(finished / "predictions.csv").split == "test").sum()
-    assert len(list((finished / "gallery").glob("*.jpg"))) == test_films
-    assert (finished / "index.html").read_text(encoding="utf-8").count("<li data-label=") == test_films
+    test_images = (pd.read_csv(finished / "predictions.csv").split == "test").sum()
+    assert len(list((finished / "gallery").glob("*.jpg"))) == test_images
+    assert (finished / "index.html").read_text(encoding="utf-8").count("<li data-label=") == test_images
 
 
 def test_metrics_hold_every_chapter_with_its_yardstick(finished):
     metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
-    low, high = metrics["test"]["accuracy_interval"]
-    assert low <= metrics["test"]["accuracy"] <= high
+    accuracy = metrics["test"]["accuracy"]
+    assert metrics["version"] == 2 and accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert metrics["test"]["n"] == (pd.read_csv(finished / "predictions.csv").split == "test").sum()
-    assert all("accuracy_interval" in baseline for baseline in metrics["baselines"].values())
+    assert all({"value", "low", "high"} <= set(baseline) for baseline in metrics["baselines"].values())
     assert {"heat_in_lungs", "chance", "untrained"} <= set(metrics["grad_cam"])
-    assert all({"value", "interval", "chance", "verdict"} <= set(probe) for probe in metrics["audit"].values())
+    assert all({"value", "low", "high", "chance", "conclusion"} <= set(probe) for probe in metrics["audit"].values())
     assert metrics["external"]["phantom"]["n"] > 0
     assert metrics["model"]["weights"] == "random"
 
@@ -85,7 +85,7 @@ def test_notebooks_say_what_this_run_computed(finished):
     metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
     cells = nbformat.read(finished / "notebooks" / "04_classification_report.ipynb", 4).cells
     said = " ".join(output.get("text", "") for cell in cells if cell.cell_type == "code" for output in cell.outputs)
-    assert f"Test accuracy {metrics['test']['accuracy']:.3f}" in said
+    assert f"Test accuracy {metrics['test']['accuracy']['value']:.2f}" in said
 
 
 def test_no_chatter_in_the_notebooks(finished):
@@ -108,7 +108,7 @@ def test_each_notebook_reads_what_it_declares_and_no_more(finished):
     lines = [line.split("\t") for line in (finished.parent / "opened.txt").read_text(encoding="utf-8").splitlines()]
     kernels = list(dict.fromkeys(kernel for kernel, _, _ in lines))
     assert len(kernels) == len(entries) == 7
-    for step, kernel in zip(read_steps(), kernels, strict=False):
+    for step, kernel in zip(read_notebooks(), kernels, strict=False):
         opened = {Path(path) for number, mode, path in lines if number == kernel and not set("wxa+") & set(mode)}
         inside = {path.relative_to(finished).as_posix() for path in opened if path.is_relative_to(finished)}
         earlier = {name for stem, entry in entries.items() if stem < step.stem for name in entry["outputs"]}
@@ -129,7 +129,7 @@ def test_damage_is_mended_by_the_same_command_and_ends_with_the_same_numbers(fin
     (run_dir / "notebooks" / "02_augmentation_preview.html").write_bytes(b"")
     again = walk(run_dir, **SMALL)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "metrics.json was damaged; its numbers are put back from run.json" in again.stdout
+    assert "metrics.json was damaged; its numbers were restored from run.json" in again.stdout
     for number, what in {"02": "html is damaged", "03": "model.keras is damaged", "04": "csv is missing"}.items():
         assert re.search(rf"{number}_\w+ … runs again: .*{what}", again.stdout)
     assert again.stdout.count("unchanged") == 4
@@ -140,7 +140,7 @@ def test_damage_is_mended_by_the_same_command_and_ends_with_the_same_numbers(fin
 def test_a_moved_folder_keeps_its_masks_and_runs_nothing(finished, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
-    assert read_run(moved).manifest.lung_mask.str.startswith(str(moved)).all()
+    assert load_dataset(moved).manifest.lung_mask.str.startswith(str(moved)).all()
     assert walk(moved, **SMALL).stdout.count("unchanged") == 7
 
 
@@ -170,8 +170,8 @@ def test_a_network_of_ones_own_is_audited_without_notebook_03(finished, tmp_path
     shutil.copytree(finished / "phantoms", run_dir / "phantoms")
     done = walk(run_dir, "demo", "--only", "06", **SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
-    html = (run_dir / "notebooks" / "06_potential_problem.html").read_text(encoding="utf-8")
-    assert "No features.npz of notebook 3 is here" in html
+    html = (run_dir / "notebooks" / "06_shortcut_audit.html").read_text(encoding="utf-8")
+    assert "There is no features.npz of notebook 03" in html
 
 
 def test_same_seed_gives_the_same_numbers(finished, tmp_path):
@@ -213,15 +213,15 @@ def test_a_folder_without_images_is_named(tmp_path):
     assert "no images" in mistake(tmp_path, ["demo"], sources=[str(tmp_path / "empty")])
 
 
-def test_a_class_of_three_films_and_an_unreadable_one_are_counted(tmp_path):
+def test_a_class_of_three_images_and_an_unreadable_one_are_counted(tmp_path):
     for label, count in {"Normal": 3, "COVID-19": 3, "Bacteria": 3}.items():
         (tmp_path / "few" / label).mkdir(parents=True)
         for number in range(count):
-            film = make_phantom(label, np.random.default_rng([number, len(label)]), size=64).image
-            Image.fromarray(film).save(tmp_path / "few" / label / f"{number}.png")
+            image = make_phantom(label, np.random.default_rng([number, len(label)]), size=64).image
+            Image.fromarray(image).save(tmp_path / "few" / label / f"{number}.png")
     (tmp_path / "few" / "Normal" / "broken.png").write_text("no image")
     said = mistake(tmp_path, ["demo"], sources=[str(tmp_path / "few")])
-    assert "'Normal' has 3 readable films of 4 found, 16 are asked for" in said and "broken.png" in said
+    assert "'Normal' has 3 readable images of 4 found, 16 are asked for" in said and "broken.png" in said
 
 
 @pytest.mark.parametrize(
@@ -245,23 +245,23 @@ def test_a_failed_notebook_leaves_the_run_usable(finished, tmp_path, number, par
 def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
-    cells = {"reference": {}, "one-cycle": {"schedule": "one-cycle"}}
-    done = walk(run_dir, "demo", "--only", "08", **SMALL, cells=cells, folds=2)
+    variants = {"reference": {}, "one-cycle": {"schedule": "one-cycle"}}
+    done = walk(run_dir, "demo", "--only", "08", **SMALL, variants=variants, folds=2)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["ablation"]
-    assert set(found["cells"]) == set(cells) and found["cells"]["one-cycle"]["n"] == 48
-    assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["cells"]["one-cycle"])
+    assert set(found["variants"]) == set(variants) and found["variants"]["one-cycle"]["n"] == 48
+    assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["variants"]["one-cycle"])
     assert len(list((run_dir / "sweep").glob("*/*/model.keras"))) == 4
-    assert "08_what_matters.png" in (run_dir / "index.html").read_text(encoding="utf-8")
+    assert "08_ablation_study.png" in (run_dir / "index.html").read_text(encoding="utf-8")
     said = [
         o
-        for cell in nbformat.read(run_dir / "notebooks" / "08_what_matters.ipynb", 4).cells
+        for cell in nbformat.read(run_dir / "notebooks" / "08_ablation_study.ipynb", 4).cells
         for o in cell.get("outputs", [])
     ]
     assert not any(o.output_type == "stream" and o.name == "stderr" for o in said)
-    assert "cannot be told apart" in str(said) or "it differs" in str(said)
+    assert "significant" in str(said)
     before = [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")]
-    assert walk(run_dir, "demo", "--only", "08", **SMALL, cells=cells, folds=2).returncode == 0
+    assert walk(run_dir, "demo", "--only", "08", **SMALL, variants=variants, folds=2).returncode == 0
     assert [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")] == before
 
 
@@ -280,20 +280,20 @@ def test_the_article_walks_on_real_radiographs(shared, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["audit"]["source from 8×8 pixels"]["value"] > 0.8  # class and source are the same thing there
     assert set(metrics["external"]) == {"darkcovidnet", "figure1"}
-    assert metrics["grad_cam"]["n"] > 0
+    assert metrics["grad_cam"]["heat_in_lungs"]["n"] > 0
 
 
 @pytest.mark.realdata
-def test_the_honest_network_goes_elsewhere_fitted_on_every_film(shared, tmp_path):
+def test_mitigated_network_is_validated_externally_after_refitting_on_all_images(shared, tmp_path):
     run_dir, few = tmp_path / "run", {"per_class": 40, "image_size": 64, "external": ["figure1"]}
-    few |= {"sources": ["covid-chestxray", "kaggle-chest-xray"], "finder_steps": 0}
+    few |= {"sources": ["covid-chestxray", "kaggle-chest-xray"], "lr_range_test_steps": 0}
     few["weights"] = str(shared / "weights" / "vgg16_notop.h5")
     for number in ("01", "03", "07"):
-        done = walk(run_dir, "honest", "--only", number, "--data-dir", str(shared / "data"), **few)
+        done = walk(run_dir, "mitigated", "--only", number, "--data-dir", str(shared / "data"), **few)
         assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
     before, after = metrics["external"]["figure1"], metrics["refitted"]["figure1"]
-    assert after["n"] == before["n"] > 30 and "at_threshold" not in after
+    assert after["n"] == before["n"] > 30 and "operating_point" not in after
     tables = [pd.read_csv(run_dir / f"{name}_predictions.csv") for name in ("external", "refitted")]
-    films = tables[0][tables[0].source == "figure1"].reset_index(drop=True)
-    assert films.image_id.equals(tables[1].image_id) and not np.allclose(films["p_COVID-19"], tables[1]["p_COVID-19"])
+    images = tables[0][tables[0].source == "figure1"].reset_index(drop=True)
+    assert images.image_id.equals(tables[1].image_id) and not np.allclose(images["p_COVID-19"], tables[1]["p_COVID-19"])

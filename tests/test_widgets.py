@@ -1,4 +1,4 @@
-"""The slider in a live notebook, and the grid that stands in for it where nobody can move it."""
+"""Sliders and menus of a live notebook, and the figures of a headless run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jupyter_client.manager import start_new_kernel
 from keras import layers
 
 from covidxr import widgets
-from covidxr.errors import CovidxrError
+from covidxr.utils import CovidxrError
 
 CLASSES = ["Normal", "COVID-19"]
 
@@ -28,25 +28,27 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def films():
+def sample_images():
     return np.random.default_rng(0).integers(0, 256, (9, 16, 16), np.uint8)
 
 
-def test_headless_it_is_a_grid_of_films_by_layers(model, films):
-    ax = widgets.browse(model, films, [f"film {i}" for i in range(9)], ["first", "second"], CLASSES)
+def test_headless_it_is_a_grid_of_images_by_layers(model, sample_images):
+    ax = widgets.browse_heatmaps(model, sample_images, [f"image {i}" for i in range(9)], ["first", "second"], CLASSES)
     texts = [text.get_text() for text in ax.texts]
-    assert texts[:6] == [f"film {i}" for i in range(6)] and texts[6] == "second"
+    assert texts[:6] == [f"image {i}" for i in range(6)] and texts[6] == "second"
     height, width = ax.images[0].get_array().shape[:2]
     assert height >= 2 * 16 and width >= 6 * 16
-    few = widgets.browse(model, films[:2], ["a", "b"], ["first"], CLASSES)
+    few = widgets.browse_heatmaps(model, sample_images[:2], ["a", "b"], ["first"], CLASSES)
     assert [text.get_text() for text in few.texts] == ["a", "b"]
 
 
-def test_live_it_has_a_slider_and_two_menus_that_draw(model, films, monkeypatch):
+def test_live_it_has_a_slider_and_two_menus_that_draw(model, sample_images, monkeypatch):
     drawn = []
     monkeypatch.setattr(widgets, "is_live", lambda: True)
-    monkeypatch.setattr(widgets, "heat_figure", lambda film, heat, title: drawn.append((film, heat, title)))
-    found = widgets.browse(model, films, [f"film {i}" for i in range(9)], ["first", "second"], CLASSES)
+    monkeypatch.setattr(widgets, "heat_figure", lambda image, heat, title: drawn.append((image, heat, title)))
+    found = widgets.browse_heatmaps(
+        model, sample_images, [f"image {i}" for i in range(9)], ["first", "second"], CLASSES
+    )
     slider, layer, explained = found.children[:3]
     assert isinstance(found, ipywidgets.Widget) and slider.max == 8
     assert layer.options == ("first", "second") and explained.options == ("as predicted", *CLASSES)
@@ -54,30 +56,30 @@ def test_live_it_has_a_slider_and_two_menus_that_draw(model, films, monkeypatch)
     del drawn[:-1]
     for change in ((slider, 8), (layer, "second"), (explained, CLASSES[0]), (explained, CLASSES[1])):
         change[0].value = change[1]
-    assert [title for _, _, title in drawn] == ["film 0"] + ["film 8"] * 4
-    assert (drawn[1][0] == films[8]).all() and not np.allclose(drawn[1][1], drawn[2][1])
+    assert [title for _, _, title in drawn] == ["image 0"] + ["image 8"] * 4
+    assert (drawn[1][0] == sample_images[8]).all() and not np.allclose(drawn[1][1], drawn[2][1])
     assert not np.allclose(drawn[3][1], drawn[4][1])  # the classes differ
     assert any(np.allclose(drawn[2][1], heat) for _, heat, _ in drawn[3:])  # and one of them is the predicted one
 
 
-def test_augmentations_headless_and_live(films, monkeypatch):
+def test_augmentations_headless_and_live(sample_images, monkeypatch):
     drawn = []
-    ax = widgets.browse_augmentations(films, "anatomical")
-    assert [text.get_text() for text in ax.texts] == ["as it is"] + ["the whole policy"] * 5
+    ax = widgets.browse_augmentations(sample_images, "anatomical")
+    assert [text.get_text() for text in ax.texts] == ["original"] + ["the whole policy"] * 5
     monkeypatch.setattr(widgets, "is_live", lambda: True)
-    monkeypatch.setattr(widgets, "film_grid", lambda shown, titles: drawn.append((shown, titles)))
-    found = widgets.browse_augmentations(films, "anatomical", seed=3)
-    film, step, seed = found.children[:3]
-    assert film.max == 8 and seed.value == 3 and step.options[:2] == ("the whole policy", "rotation")
-    for change in ((film, 8), (step, "gamma"), (seed, 4)):
+    monkeypatch.setattr(widgets, "image_grid", lambda shown, titles: drawn.append((shown, titles)))
+    found = widgets.browse_augmentations(sample_images, "anatomical", seed=3)
+    image, step, seed = found.children[:3]
+    assert image.max == 8 and seed.value == 3 and step.options[:2] == ("the whole policy", "rotation")
+    for change in ((image, 8), (step, "gamma"), (seed, 4)):
         change[0].value = change[1]
-    assert all((shown[0] == films[8]).all() for shown, _ in drawn[-3:])
-    assert drawn[-1][1] == ["as it is"] + ["gamma"] * 5
+    assert all((shown[0] == sample_images[8]).all() for shown, _ in drawn[-3:])
+    assert drawn[-1][1] == ["original"] + ["gamma"] * 5
     assert (drawn[-1][0][1:] != drawn[-2][0][1:]).any()  # another seed, other changes
 
 
 @pytest.fixture
-def answers():
+def predictions():
     rows = [
         {"label": CLASSES[i % 2], "predicted": CLASSES[0], "confidence": 0.5 + i / 100, "source": "ab"[i % 3 == 0]}
         for i in range(30)
@@ -86,47 +88,47 @@ def answers():
     return table.assign(correct=table.label == table.predicted)
 
 
-def test_answers_headless_are_the_surest_mistakes(answers):
-    films = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
-    titles = [text.get_text() for text in widgets.browse_answers(films, answers).texts]
+def test_predictions_headless_are_the_most_confident_mistakes(predictions):
+    sample_images = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
+    titles = [text.get_text() for text in widgets.browse_predictions(sample_images, predictions).texts]
     assert titles[:2] == ["COVID-19\n→ Normal 0.79", "COVID-19\n→ Normal 0.77"] and len(titles) == 12
-    assert widgets.browse_answers(films[:1], answers[:1]) is None
+    assert widgets.browse_predictions(sample_images[:1], predictions[:1]) is None
 
 
-def test_answers_live_are_filtered_and_turned_by_page(answers, monkeypatch):
+def test_predictions_live_are_filtered_and_paged(predictions, monkeypatch):
     drawn = []
-    films = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
+    sample_images = np.random.default_rng(0).integers(0, 256, (30, 16, 16), np.uint8)
     monkeypatch.setattr(widgets, "is_live", lambda: True)
-    monkeypatch.setattr(widgets, "film_grid", lambda shown, titles: drawn.append((shown, titles)))
-    found = widgets.browse_answers(films, answers)
-    answer, label, source, page = found.children[:4]
+    monkeypatch.setattr(widgets, "image_grid", lambda shown, titles: drawn.append((shown, titles)))
+    found = widgets.browse_predictions(sample_images, predictions)
+    outcome, label, source, page = found.children[:4]
     assert label.options == ("all", *CLASSES) and source.options == ("all", "b", "a") and (page.min, page.max) == (1, 2)
     page.value = 2
     assert len(drawn[-1][0]) == 3  # 15 mistakes, 12 a page
     source.value = "b"
-    assert (page.value, page.max) == (1, 1) and (drawn[-1][0][0] == films[27]).all()
-    answer.value = "right"
+    assert (page.value, page.max) == (1, 1) and (drawn[-1][0][0] == sample_images[27]).all()
+    outcome.value = "correct"
     assert all(title.startswith("Normal") for title in drawn[-1][1])
     before = len(drawn)
     label.value = CLASSES[1]
-    assert len(drawn) == before and page.max == 1  # nobody called them so: no picture
+    assert len(drawn) == before and page.max == 1  # none predicted: no figure
 
 
-def test_an_unknown_layer_is_named_at_once(model, films):
+def test_an_unknown_layer_is_named_at_once(model, sample_images):
     with pytest.raises(CovidxrError, match="'third' not found.*first, second"):
-        widgets.browse(model, films, [""] * 9, ["first", "third"], CLASSES)
+        widgets.browse_heatmaps(model, sample_images, [""] * 9, ["first", "third"], CLASSES)
 
 
-def test_a_kernel_knows_whether_anybody_can_answer():
+def test_a_kernel_knows_whether_it_is_interactive():
     manager, client = start_new_kernel(cwd=str(Path(__file__).parents[1]))
-    answers = []
+    printed = []
     try:
         for allow_stdin in (False, True):  # as papermill asks, and as a front end for people does
             client.execute_interactive(
                 "from covidxr.widgets import is_live; print(is_live())", timeout=120, allow_stdin=allow_stdin,
-                output_hook=lambda message: answers.append(message["content"].get("text", "").strip()),
+                output_hook=lambda message: printed.append(message["content"].get("text", "").strip()),
             )  # fmt: skip
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert [answer for answer in answers if answer] == ["False", "True"]
+    assert [text for text in printed if text] == ["False", "True"]

@@ -1,7 +1,7 @@
-"""How fast films are assembled, and in how much memory: ``python tests/benchmarks/bench_assembly.py``.
+"""How fast images are assembled, and in how much memory: ``python tests/benchmarks/bench_assembly.py``.
 
-Beside it, in turns and on the same files, a plain Pillow loop that decodes each film in full. Then the peak memory of a
-process of its own that assembles 1,000, 10,000 and 20,000 films of 224 pixels to 100. The files are drawn into a temporary
+Beside it, in turns and on the same files, a plain Pillow loop that decodes each image in full. Then the peak memory of a
+process of its own that assembles 1,000, 10,000 and 20,000 images of 224 pixels to 100. The files are drawn into a temporary
 folder: few distinct ones, under many names.
 """
 
@@ -21,17 +21,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covidxr.dataset import assemble  # noqa: E402
-from covidxr.pixels import decode_films  # noqa: E402
-from covidxr.sources.phantom import make_phantom  # noqa: E402
+from covidxr.data.dataset import build_dataset  # noqa: E402
+from covidxr.data.images import read_images  # noqa: E402
+from covidxr.data.phantom import make_phantom  # noqa: E402
 
 SIZE, ROUNDS, DISTINCT = 100, 5, 20
 SPEED = {"224×224": ((224, 224), 400), "2000×1800": ((2000, 1800), 40)}  # (width, height) and number of files
 MEMORY = (1_000, 10_000, 20_000)
 
 
-def draw_films(folder, size) -> list:
-    """Draw the distinct films as JPEG files, with a film's grain."""
+def draw_images(folder, size) -> list:
+    """Draw the distinct images as JPEG files, with an image's grain."""
     rng, paths = np.random.default_rng(0), []
     folder.mkdir()
     for number in range(DISTINCT):
@@ -44,15 +44,15 @@ def draw_films(folder, size) -> list:
     return paths
 
 
-def name_films(films, folder, count) -> Path:
-    """Give the films many names, of two classes, and return the table that lists them."""
+def name_images(images, folder, count) -> Path:
+    """Give the images many names, of two classes, and return the table that lists them."""
     folder.mkdir()
-    table = folder / "films.csv"
+    table = folder / "images.csv"
     with table.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label"])
         for number in range(count):
-            os.link(films[number % len(films)], folder / f"{number}.jpg")
+            os.link(images[number % len(images)], folder / f"{number}.jpg")
             rows.writerow([f"{number}.jpg", ("Normal", "COVID-19")[number % 2]])
     return table
 
@@ -63,8 +63,8 @@ def pillow_loop(paths) -> np.ndarray:
 
 
 def assembled(table):
-    """Assemble all films of a table."""
-    return assemble([str(table)], classes=["Normal", "COVID-19"], per_class=None, image_size=SIZE)
+    """Assemble all images of a table."""
+    return build_dataset([str(table)], classes=["Normal", "COVID-19"], per_class=None, image_size=SIZE)
 
 
 def timed(call) -> float:
@@ -75,20 +75,20 @@ def timed(call) -> float:
 
 
 def compare(root) -> None:
-    """Print films a second of each way, the median of some rounds in turns."""
+    """Print images a second of each way, the median of some rounds in turns."""
     for name, (size, count) in SPEED.items():
-        table = name_films(draw_films(root / f"distinct {name}", size), root / name, count)
+        table = name_images(draw_images(root / f"distinct {name}", size), root / name, count)
         paths = [str(table.parent / f"{number}.jpg") for number in range(count)]
         ways = {
             "plain Pillow loop": lambda paths=paths: pillow_loop(paths),
-            "decode_films": lambda paths=paths: decode_films(paths, SIZE),
+            "decode_images": lambda paths=paths: read_images(paths, SIZE),
             "assemble (with checksums and twins)": lambda table=table: assembled(table),
         }
         seconds = [{way: timed(call) for way, call in ways.items()} for _ in range(ROUNDS)]
         medians = {way: float(np.median([turn[way] for turn in seconds])) for way in ways}
         for way, median in medians.items():
             factor = medians["plain Pillow loop"] / median
-            print(f"{name:>10} JPEG to {SIZE}: {way:36} {count / median:8.0f} films/s  ({factor:.1f} × Pillow)")
+            print(f"{name:>10} JPEG to {SIZE}: {way:36} {count / median:8.0f} images/s  ({factor:.1f} × Pillow)")
 
 
 def peak_memory(table) -> tuple[float, float]:
@@ -98,11 +98,11 @@ def peak_memory(table) -> tuple[float, float]:
 
 
 def measure_memory(root) -> None:
-    """Print peak memory and time by number of films."""
-    films = draw_films(root / "distinct", (224, 224))
+    """Print peak memory and time by number of images."""
+    images = draw_images(root / "distinct", (224, 224))
     for count in MEMORY:
-        peak, seconds = peak_memory(name_films(films, root / str(count), count))
-        print(f"{count:6,} films at {SIZE} px: peak memory {peak:6.0f} MB, {seconds:5.1f} s")
+        peak, seconds = peak_memory(name_images(images, root / str(count), count))
+        print(f"{count:6,} images at {SIZE} px: peak memory {peak:6.0f} MB, {seconds:5.1f} s")
 
 
 def child(table) -> None:

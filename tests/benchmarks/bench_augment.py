@@ -1,7 +1,7 @@
 """How fast the training batches are made: ``python tests/benchmarks/bench_augment.py``.
 
-Beside ours, in turns, the article's way with the same augmentations: for each image a new ``iaa.Sequential``, colour
-images, three equalisations, double precision. Batches of 32 films of 100 px; medians of ten turns of ten batches.
+For comparison, in turns, the article's generator with the same augmentations: for each image a new ``iaa.Sequential``, colour
+images, three equalisations, double precision. Batches of 32 images of 100 px; medians of ten turns of ten batches.
 The article's policy must be made at least four times as fast.
 """
 
@@ -13,17 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covidxr._quiet import quiet_environment
+from covidxr.utils import quiet_environment
 
 quiet_environment()
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from covidxr._imgaug import iaa  # noqa: E402
-from covidxr.augment import POLICIES, AugmentedBatches, build_policy  # noqa: E402
+from covidxr.augmentation import POLICIES, AugmentedBatches, build_policy, iaa  # noqa: E402
 
-FILMS, SIZE, BATCH, TURNS = 320, 100, 32, 10
+IMAGES, SIZE, BATCH, TURNS = 320, 100, 32, 10
 
 
 def article_sequence() -> iaa.Sequential:
@@ -47,16 +46,16 @@ def article_batch(colour, labels) -> tuple[np.ndarray, np.ndarray]:
 
 def generators() -> dict:
     """Name each way to make a batch of a given number."""
-    films = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, FILMS), np.uint8), (9, 9), 0)
-    films, labels = np.ascontiguousarray(films.transpose(2, 0, 1)), np.arange(FILMS) % 3
-    colour = np.repeat(films[..., None], 3, axis=-1)
+    images = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, IMAGES), np.uint8), (9, 9), 0)
+    images, labels = np.ascontiguousarray(images.transpose(2, 0, 1)), np.arange(IMAGES) % 3
+    colour = np.repeat(images[..., None], 3, axis=-1)
 
     def article(number):
         rows = slice(number * BATCH, (number + 1) * BATCH)
         return article_batch(colour[rows], labels[rows])
 
     def ours(policy):
-        batches = AugmentedBatches(films, labels, 3, build_policy(policy), batch_size=BATCH)
+        batches = AugmentedBatches(images, labels, 3, build_policy(policy), batch_size=BATCH)
         return lambda number: batches.batch(0, number)
 
     return {"the article's generator": article} | {f"covidxr, policy {name!r}": ours(name) for name in POLICIES}
@@ -65,7 +64,7 @@ def generators() -> dict:
 def timed(call) -> float:
     """Return the processor seconds of an epoch, which say the same on a busy machine."""
     start = time.process_time()
-    for number in range(FILMS // BATCH):
+    for number in range(IMAGES // BATCH):
         call(number)
     return time.process_time() - start
 
@@ -78,7 +77,7 @@ def main() -> None:
     slowest = medians["the article's generator"]
     for name, found in medians.items():
         print(
-            f"{name:32} {1000 * found * BATCH / FILMS:7.1f} ms a batch {FILMS / found:8.0f} films/s {slowest / found:6.1f} ×"
+            f"{name:32} {1000 * found * BATCH / IMAGES:7.1f} ms a batch {IMAGES / found:8.0f} images/s {slowest / found:6.1f} ×"
         )
     assert slowest >= 4 * medians["covidxr, policy 'article'"], (
         "less than four times as fast as the article's generator"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covidxr._quiet import quiet_environment
+from covidxr.utils import quiet_environment
 
 quiet_environment()
 
@@ -23,9 +23,9 @@ from tf_keras_vis.gradcam import Gradcam  # noqa: E402
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear  # noqa: E402
 from tf_keras_vis.utils.scores import CategoricalScore  # noqa: E402
 
-from covidxr.gradcam import GradCAM  # noqa: E402
-from covidxr.keras_vis import keras_vis_maps  # noqa: E402
-from covidxr.model import build_vgg16  # noqa: E402
+from covidxr.gradcam.cam import GradCAM  # noqa: E402
+from covidxr.gradcam.reference import keras_vis_maps  # noqa: E402
+from covidxr.model.networks import build_vgg16  # noqa: E402
 
 LAYER = "block5_conv3"
 ROUNDS = {1: 30, 32: 7}  # turns at each batch size

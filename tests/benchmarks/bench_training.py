@@ -3,8 +3,8 @@
 1. A step of the article's VGG16 at 100 px with augmentation, as training does it, against a bare ``train_on_batch`` on
    fixed arrays, in turns; at most 1.05 times as long. And the share of the machine's matrix-multiply rate that it reaches.
    Both in processor seconds of this process, all its threads together, which say the same on a busy machine.
-2. Seconds an epoch and peak memory at 500, 5,000 and 20,000 films, each in a process of its own, with a network so small
-   that the data path is what is measured. Time must be linear, memory flat beyond the films themselves.
+2. Seconds an epoch and peak memory at 500, 5,000 and 20,000 images, each in a process of its own, with a network so small
+   that the data path is what is measured. Time must be linear, memory flat beyond the images themselves.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covidxr._quiet import quiet_environment
+from covidxr.training import callbacks
+from covidxr.utils import quiet_environment
 
 quiet_environment()
 
 import numpy as np  # noqa: E402
+from stand_ins import LabelledImages, dataset_of  # noqa: E402
 
-from covidxr._tensorflow import keras, tf  # noqa: E402
-from covidxr.augment import AugmentedBatches, PlainBatches, build_policy  # noqa: E402
-from covidxr.hardware import use_hardware  # noqa: E402
-from covidxr.model import build_vgg16  # noqa: E402
-from covidxr.resume import Progress  # noqa: E402
-from covidxr.schedules import Plan  # noqa: E402
-from covidxr.train import Films, fit  # noqa: E402
-from covidxr.tries import Keeper, _compiled  # noqa: E402
+from covidxr._keras import keras, tf  # noqa: E402
+from covidxr.augmentation import AugmentedBatches, PlainBatches, build_policy  # noqa: E402
+from covidxr.model.networks import build_vgg16  # noqa: E402
+from covidxr.training.callbacks import Schedule, TrainingMonitor, TrainingState, compile_model  # noqa: E402
+from covidxr.training.fit import TrainingConfig, fit  # noqa: E402
+from covidxr.training.head import configure_hardware  # noqa: E402
 
 SIZE, BATCH, STEPS, TURNS = 100, 16, 6, 5
 COUNTS = (500, 5_000, 20_000)
@@ -55,9 +56,9 @@ class Clock(keras.callbacks.Callback):
         self.seconds.append(self.end - self.start)
 
 
-def random_films(n) -> Films:
-    """Draw films of noise."""
-    return Films(np.random.default_rng(0).integers(0, 255, (n, SIZE, SIZE), np.uint8), np.arange(n) % 3)
+def random_images(n) -> LabelledImages:
+    """Draw images of noise."""
+    return LabelledImages(np.random.default_rng(0).integers(0, 255, (n, SIZE, SIZE), np.uint8), np.arange(n) % 3)
 
 
 def operations(model) -> int:
@@ -88,18 +89,19 @@ def timed(call) -> float:
 
 def compare_steps() -> None:
     """Print what a step costs, bare and in training, and fail where augmentation costs more than a twentieth."""
-    model, films = build_vgg16(SIZE), random_films(BATCH * STEPS)
-    adam = _compiled(model, STEPS)
-    x, y = AugmentedBatches(*films, 3, build_policy("none"), batch_size=BATCH).batch(0, 0)
+    model, images = build_vgg16(SIZE), random_images(BATCH * STEPS)
+    adam = compile_model(model, STEPS)
+    x, y = AugmentedBatches(*images, 3, build_policy("none"), batch_size=BATCH).batch(0, 0)
     turns, rates = {"bare": []}, []
     clocks = {policy: Clock() for policy in ("none", "article", "anatomical")}
     for _ in range(TURNS + 1):
         turns["bare"].append(timed(lambda: [model.train_on_batch(x, y) for _ in range(STEPS)]) / STEPS)
         for policy, clock in clocks.items():
-            batches = AugmentedBatches(*films, 3, build_policy(policy), batch_size=BATCH)
-            keeper = Keeper(Progress(0), Plan("plateau", 1e-4, STEPS, 1), batches, adam, lambda progress: None, None)
-            held_out = PlainBatches(films.images[:1], films.labels[:1], 3)
-            model.fit(batches, validation_data=held_out, shuffle=False, verbose=0, callbacks=[keeper, clock])
+            batches = AugmentedBatches(*images, 3, build_policy(policy), batch_size=BATCH)
+            schedule = Schedule("plateau", 1e-4, STEPS, 1)
+            monitor = TrainingMonitor(TrainingState(0), schedule, batches, adam, lambda model, state: None)
+            held_out = PlainBatches(images.images[:1], images.labels[:1], 3)
+            model.fit(batches, validation_data=held_out, shuffle=False, verbose=0, callbacks=[monitor, clock])
         rates.append(matmul_rate())
     turns |= {policy: [seconds / STEPS for seconds in clock.seconds] for policy, clock in clocks.items()}
     bare = np.array(turns["bare"][1:])
@@ -123,32 +125,32 @@ def tiny() -> keras.Model:
 
 
 def one_size(n) -> dict:
-    """Train for two epochs on n films; the second is timed."""
-    films, clock = random_films(n), Clock(time.perf_counter)
-    held_out = Films(films.images[: n // 10], films.labels[: n // 10])
+    """Train for two epochs on n images; the second is timed."""
+    images, clock = random_images(n), Clock(time.perf_counter)
+    held_out = LabelledImages(images.images[: n // 10], images.labels[: n // 10])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    from covidxr import tries
 
-    tries.TqdmCallback = lambda **options: clock
-    fit(tiny(), films, held_out, 3, tempfile.mkdtemp(), epochs=2, policy="article")
+    callbacks.TqdmCallback = lambda **options: clock
+    config = TrainingConfig(epochs=2, policy="article", batch_size=32, warmup_epochs=1)
+    fit(tiny(), dataset_of(images, held_out), config, tempfile.mkdtemp())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"films": n, "seconds": clock.seconds[-1], "with_films_mb": before / 1024, "peak_mb": peak / 1024}
+    return {"images": n, "seconds": clock.seconds[-1], "with_images_mb": before / 1024, "peak_mb": peak / 1024}
 
 
 def grow() -> None:
-    """Print seconds and memory by the number of films."""
+    """Print seconds and memory by the number of images."""
     for n in COUNTS:
         done = subprocess.run([sys.executable, __file__, str(n)], capture_output=True, text=True, check=True)
         row = json.loads(done.stdout.splitlines()[-1])
         pixels = n * SIZE * SIZE / 2**20
         print(
-            f"{n:6,} films: {row['seconds']:6.1f} s an epoch, {1000 * row['seconds'] / n:.2f} ms a film; "
-            f"peak {row['peak_mb']:.0f} MB, {row['peak_mb'] - pixels:.0f} MB beside the {pixels:.0f} MB of films"
+            f"{n:6,} images: {row['seconds']:6.1f} s an epoch, {1000 * row['seconds'] / n:.2f} ms an image; "
+            f"peak {row['peak_mb']:.0f} MB, {row['peak_mb'] - pixels:.0f} MB beside the {pixels:.0f} MB of images"
         )
 
 
 if __name__ == "__main__":
-    machine = use_hardware()
+    machine = configure_hardware()
     if len(sys.argv) > 1:
         print(json.dumps(one_size(int(sys.argv[1]))))
     else:

@@ -1,8 +1,8 @@
-"""What a reader carries over to places left out: ``python tests/benchmarks/carrying_over.py runs/honest``.
+"""Generalisation to held-out sites and sources: ``python tests/benchmarks/carrying_over.py runs/honest``.
 
-Asked of each place with ten patients of both kinds, and of the two sources that the honest profile leaves out together: how
-the area grows with the share of the other patients that is fitted on, and which rule for calling a film ill holds there, the
-most probable class or a threshold fixed on validation films. Means over draws of patients; the run is only read.
+For each site with ten patients of both classes, and for the two sources that the profile holds out jointly: the AUC by the
+share of the other patients in the training set, and which operating point generalises, the most probable class or a threshold
+chosen on validation images. Means over random subsets of patients; the run is only read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from covidxr._quiet import quiet_environment
+from covidxr.utils import quiet_environment  # noqa: E402
 
 quiet_environment()
 
@@ -20,94 +20,91 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
-from covidxr.calibration import choose_threshold  # noqa: E402
-from covidxr.dataset import read_run  # noqa: E402
-from covidxr.external import POSITIVE, fix_on_validation  # noqa: E402
-from covidxr.leave_out import to_fit_on  # noqa: E402
-from covidxr.places import film_places  # noqa: E402
-from covidxr.probe import features  # noqa: E402
-from covidxr.probes import FEWEST  # noqa: E402
-from covidxr.reader import fit_reader  # noqa: E402
-from covidxr.splits import patient_keys  # noqa: E402
-from covidxr.train import read_model  # noqa: E402
+from covidxr.audit.generalization import HeldOutGroups, sites_with_both_classes  # noqa: E402
+from covidxr.data.dataset import load_dataset  # noqa: E402
+from covidxr.data.manifest import patient_keys  # noqa: E402
+from covidxr.evaluation.calibration import choose_threshold  # noqa: E402
+from covidxr.evaluation.external import choose_operating_point  # noqa: E402
+from covidxr.evaluation.linear_probe import SourceBalancedLDA  # noqa: E402
+from covidxr.evaluation.metrics import POSITIVE  # noqa: E402
+from covidxr.model.networks import embed, load_model  # noqa: E402
 
 SHARES, DRAWS, VALIDATION = (0.4, 0.55, 0.7, 0.85, 1.0), 8, 0.15
-TOGETHER = ("darkcovidnet", "figure1")  # left out at once; asked about healthy people and the ill
+JOINTLY_HELD_OUT = ("darkcovidnet", "figure1")  # evaluated on healthy people and COVID-19
 
 
-def questions(films) -> dict:
-    """Name to the films to ask about, and those that may be fitted on."""
-    both = films.groupby(["place", "ill"]).patient.nunique().unstack(fill_value=0).min(axis=1)
-    places = {place: (films.place == place).to_numpy() for place in both.index[both >= FEWEST]}
-    asked = {place: (there, to_fit_on(films, there)) for place, there in places.items()}
-    together = films.source.isin(TOGETHER).to_numpy()
-    if together.any():
-        told = (films.ill | (films.label == "Normal")).to_numpy()
-        asked[" and ".join(TOGETHER)] = together & told, to_fit_on(films, together)
-    return asked
+def held_out_groups(images) -> dict:
+    """Name of each held-out group, with the rows to evaluate on and the rows for training."""
+    splitter, name = HeldOutGroups(images), " and ".join(JOINTLY_HELD_OUT)
+    jointly = np.where(images.source.isin(JOINTLY_HELD_OUT), name, "")
+    found = {
+        groups[test[0]]: (test, train)
+        for groups in (sites_with_both_classes(images), jointly)
+        for train, test in splitter.split(None, images.positive, groups)
+    }
+    if name in found:
+        test, train = found[name]
+        found[name] = test[(images.positive | (images.label == "Normal")).to_numpy()[test]], train
+    return found
 
 
-def drawn(films, inside, share, seed) -> np.ndarray:
-    """Choose the films of a share of the patients that are inside."""
-    patients = np.unique(films.patient[inside])
+def patient_subset(images, train, share, seed) -> np.ndarray:
+    """The rows of a random share of the patients in the training set."""
+    patients = np.unique(images.patient.iloc[train])
     some = np.random.default_rng(seed).choice(patients, round(share * len(patients)), replace=False)
-    return inside & films.patient.isin(some).to_numpy()
+    return train[images.patient.iloc[train].isin(some)]
 
 
-def stated(x, films, fitted, scored) -> pd.DataFrame:
-    """What a reader fitted on some films says of others."""
-    rows = films[fitted]
-    reader = fit_reader(x[fitted], rows.label, rows.source, rows.patient)
-    chances = pd.DataFrame(reader.probabilities(x[scored]), columns=[f"p_{one}" for one in reader.classes])
-    return films[scored].reset_index(drop=True).join(chances)
+def predictions(x, images, train, test) -> pd.DataFrame:
+    """Rows of images with the probabilities of a probe that was fitted on others."""
+    rows = images.iloc[train]
+    probe = SourceBalancedLDA().fit(x[train], rows.label, sources=rows.source, groups=rows.patient)
+    probabilities = pd.DataFrame(probe.predict_proba(x[test]), columns=[f"p_{one}" for one in probe.classes_])
+    return images.iloc[test].reset_index(drop=True).join(probabilities)
 
 
-def learning_curve(x, films, there, inside) -> dict:
-    """Mean area under the ROC curve for each share of patients fitted on."""
-    areas = {}
+def learning_curve(x, images, test, train) -> dict:
+    """Mean AUC for each share of patients in the training set."""
+    aucs = {}
     for share in SHARES:
         seeds = range(DRAWS if share < 1 else 1)
-        said = [stated(x, films, drawn(films, inside, share, seed), there) for seed in seeds]
-        areas[f"{share:.0%}"] = np.mean([roc_auc_score(rows.ill, rows[f"p_{POSITIVE}"]) for rows in said])
-    return areas
+        tables = [predictions(x, images, patient_subset(images, train, share, seed), test) for seed in seeds]
+        aucs[f"{share:.0%}"] = np.mean([roc_auc_score(rows.positive, rows[f"p_{POSITIVE}"]) for rows in tables])
+    return aucs
 
 
-def rules(x, films, there, inside) -> pd.DataFrame:
-    """Mean sensitivity and specificity by rule; thresholds come from validation patients of the places fitted on."""
+def operating_points(x, images, test, train) -> pd.DataFrame:
+    """Mean sensitivity and specificity by rule; thresholds come from validation patients of the training sources."""
     found = []
     for seed in range(DRAWS):
-        validation = drawn(films, inside, VALIDATION, seed)
-        fitted = inside & ~validation
-        own, other = (stated(x, films, fitted, scored) for scored in (validation, there))
+        validation = patient_subset(images, train, VALIDATION, seed)
+        fitted = np.setdiff1d(train, validation)
+        own, other = (predictions(x, images, fitted, rows) for rows in (validation, test))
         columns = [name for name in other if name.startswith("p_")]
-        score, chances = other[f"p_{POSITIVE}"], other[columns]
-        careful = fix_on_validation(own, [name[2:] for name in columns]).threshold
-        called = {
-            "most probable class": chances.idxmax(axis=1) == f"p_{POSITIVE}",
-            "threshold, sources alike": score >= careful,
-            "threshold, films alike": score >= choose_threshold(own[f"p_{POSITIVE}"], own.ill),
+        score = other[f"p_{POSITIVE}"]
+        balanced = choose_operating_point(own, [name[2:] for name in columns]).threshold
+        predicted = {
+            "most probable class": other[columns].idxmax(axis=1) == f"p_{POSITIVE}",
+            "threshold, sources balanced": score >= balanced,
+            "threshold, images balanced": score >= choose_threshold(own[f"p_{POSITIVE}"], own.positive),
         }
-        found += [{"rule": rule, "sensitivity": calls[other.ill].mean(), "specificity": (~calls[~other.ill]).mean()}
-                  for rule, calls in called.items()]  # fmt: skip
+        found += [{"rule": rule, "sensitivity": calls[other.positive].mean(), "specificity": (~calls[~other.positive]).mean()}
+                  for rule, calls in predicted.items()]  # fmt: skip
     return pd.DataFrame(found).groupby("rule", sort=False).agg(["mean", "std"]).round(2)
 
 
 def main(run_dir) -> None:
-    """Print both for each question."""
-    manifest, pixels, _ = read_run(run_dir)
-    x = features(read_model(run_dir), pixels)
-    films = manifest.reset_index(drop=True).assign(
-        ill=lambda rows: rows.label == POSITIVE,
-        place=film_places(manifest),
-        patient=patient_keys(manifest).to_numpy(str),
+    """Print both for each held-out group."""
+    manifest, pixels, *_ = load_dataset(run_dir)
+    x = embed(load_model(run_dir), pixels)
+    images = manifest.reset_index(drop=True).assign(
+        positive=lambda rows: rows.label == POSITIVE, patient=patient_keys(manifest).to_numpy(str)
     )
-    for name, (there, inside) in questions(films).items():
-        print(f"\n{name}, left out: {films.ill[there].sum()} ill, {(~films.ill[there]).sum()} others")
-        print(
-            "area by share of patients fitted on:",
-            pd.Series(learning_curve(x, films, there, inside)).round(3).to_dict(),
-        )
-        print(rules(x, films, there, inside).to_string())
+    for name, (test, train) in held_out_groups(images).items():
+        print(f"\n{name}, held out: {images.positive[test].sum()} positive, {(~images.positive[test]).sum()} negative")
+        curve = pd.Series(learning_curve(x, images, test, train)).round(3).to_dict()
+        print("AUC by share of patients in the training set:", curve)
+        print(operating_points(x, images, test, train).to_string())
 
 
 if __name__ == "__main__":

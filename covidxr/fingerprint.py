@@ -1,0 +1,254 @@
+"""Fingerprints by content: of files, of the code that a notebook runs, of the inputs that its parameters name."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import covidxr
+from covidxr.data.manifest import MASK_COLUMNS
+from covidxr.data.sources import SOURCES, excluded_images, load_source
+
+_BLOCK = 1 << 20
+
+_VOLATILE = ("date_saved", "shared_object_id")  # the time and the addresses that Keras writes
+
+
+def digest(value) -> str:
+    """SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def content(path) -> str | None:
+    """Digest of a file's content; None where there is no such file."""
+    path = Path(path)
+    try:
+        return _BY_SUFFIX.get(path.suffix, _plain)(path)
+    except (OSError, ValueError):  # not there, a folder, or a name that no file can have
+        return None
+
+
+def _plain(path):
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _keras(path):
+    """A zip file without the volatile fields; one that cannot be read is compared byte by byte."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            return digest({name: _member(members, name) for name in members.namelist()})
+    except Exception:  # zipfile, zlib and json raise half a dozen kinds on a damaged file
+        return _plain(path)
+
+
+def _member(members, name):
+    data = members.read(name)
+    if not name.endswith(".json"):
+        return hashlib.sha256(data).hexdigest()
+    return json.loads(
+        data, object_hook=lambda found: {key: value for key, value in found.items() if key not in _VOLATILE}
+    )
+
+
+def _table(path):
+    """A table that names no files, or is damaged, is compared byte by byte."""
+    raw = path.read_bytes()
+    try:
+        rows = list(csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        return hashlib.sha256(raw).hexdigest()
+    if not rows or not {"path", *MASK_COLUMNS} & set(rows[0]):
+        return hashlib.sha256(raw).hexdigest()
+    return digest([_row(row, path.parent) for row in rows])
+
+
+def _row(row, folder):
+    """A row without folders: an image counts by name and existence, a mask by content."""
+    named = {}
+    if row.get("path"):
+        named["path"] = [Path(row["path"]).name, (folder / row["path"]).is_file()]
+    named |= {mask: content(folder / row[mask]) for mask in MASK_COLUMNS if row.get(mask)}
+    return sorted(((str(name), value) for name, value in {**row, **named}.items()), key=lambda item: item[0])
+
+
+_BY_SUFFIX = {".keras": _keras, ".csv": _table}
+
+
+ROOT = Path(covidxr.__file__).parent
+
+# Modules that only present results, by any part of their dotted name: a change in them, or in what only they import, runs
+# no notebook again.
+PRESENTATION = frozenset({"plots", "widgets", "report"})
+
+
+def code_of(cells) -> str:
+    """Digest of a notebook's code cells and of every module of the package that they import, directly or not."""
+    texts, names = zip(*(_parsed(cell, "") for cell in cells), strict=True) if cells else ((), ())
+    return digest([texts, {name: _module(name, *_stamp(name))[0] for name in closure(set().union(*names))}])
+
+
+def modules_of(*names) -> str:
+    """Digest of modules of the package, such as ``"covidxr.training.fit"``, and of what they import."""
+    return digest({name: _module(name, *_stamp(name))[0] for name in closure(names)})
+
+
+def closure(names) -> list[str]:
+    """The modules of the package that these names lead to, without those that only present."""
+    found = {}
+    pending = list(names)
+    while pending:
+        name = _existing(pending.pop())
+        if name and name not in found and not PRESENTATION & set(name.split(".")):
+            found[name] = None
+            pending += _module(name, *_stamp(name))[1]
+    return sorted(found)
+
+
+def _existing(name):
+    """The module of a dotted name: itself, or the module that holds it; None for the package itself."""
+    top, _, rest = name.partition(".")
+    rest = covidxr._MODULE_OF.get(rest, rest)  # a name that the package exports
+    while top == ROOT.name and rest:
+        if _module_file(f"{top}.{rest}"):
+            return f"{top}.{rest}"
+        rest = rest.rpartition(".")[0]
+    return None
+
+
+def _module_file(name):
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def _stamp(name):
+    """File and modification time: the key under which a parsed module is cached."""
+    file = _module_file(name)
+    return file, file.stat().st_mtime_ns
+
+
+@functools.cache
+def _module(name, file, _changed):
+    """Normalised source, with digests of the data files that it names; and the names that it imports."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    text, names = _parsed(file.read_text(encoding="utf-8"), package)
+    data = [other for other in sorted(file.parent.glob("*.csv")) if repr(other.name) in text]
+    return [text, {other.name: content(other) for other in data}], {*names, *_parents(name)}
+
+
+def _parents(name):
+    parts = name.split(".")
+    return {".".join(parts[:count]) for count in range(2, len(parts))}
+
+
+def _parsed(source, package):
+    """Source without comments, layout and docstrings, and the names that it imports; unchanged where it is not Python."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a cell with a magic command
+        return source, set()
+    names = set()
+    for node in ast.walk(tree):
+        names |= _imported(node, package)
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _is_text(body[:1]):
+            del body[0]
+    return ast.unparse(tree), names
+
+
+def _is_text(body):
+    return bool(body) and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0].value, "value", None), str)
+
+
+def _imported(node, package):
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        return {base} | {f"{base}.{alias.name}" for alias in node.names}
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(f"{ROOT.name}."):
+        return {node.value}  # a module that is started as its own process
+    return set()
+
+
+LOCATIONS = ("run_dir", "data_dir")  # where things lie, which decides no result
+
+SOURCE_LISTS = ("sources", "unseen", "external", "external_sets")
+
+_SYNTHETIC = "phantom"  # drawn by the package's own code, which counts by itself
+
+_NAMED_WEIGHTS = ("auto", "imagenet", "random")
+
+
+def comparable(parameters: dict) -> dict:
+    """Parameters without the paths in them, which count by the content of what they name: see `inputs_of`."""
+    return {name: _without_paths(name, value) for name, value in parameters.items() if name not in LOCATIONS}
+
+
+def _without_paths(name, value):
+    if not value:
+        return value
+    if name in SOURCE_LISTS:
+        return value if set(value) == {_SYNTHETIC} else [item if item in SOURCES else "a path" for item in value]
+    if name == "weights":
+        return value if value in _NAMED_WEIGHTS else "a file"
+    if name in ("cells", "variants"):
+        return {cell: comparable(settings) for cell, settings in value.items()}
+    return {"lung_masks": "a file", "beside": "a run", "comparison_run": "a run"}.get(name, value)
+
+
+def inputs_of(parameters: dict, known: dict) -> dict:
+    """Digests of all that the parameters name; those of sources are kept in `known`, as they take long."""
+    found = {}
+    for name, value in parameters.items():
+        if not value:
+            continue
+        if name in SOURCE_LISTS:
+            found |= _digests_of_sources(name, value, parameters.get("data_dir"), known)
+        elif name == "weights" and value not in _NAMED_WEIGHTS:
+            found[name] = content(Path(value).expanduser())
+        elif name in ("cells", "variants"):  # variants of a training, which may name weights of their own
+            for cell, settings in value.items():
+                found |= {f"{name}: {cell}": total for total in inputs_of(settings, known).values()}
+        elif name == "lung_masks":
+            found[name] = content(value)
+        elif name in (
+            "beside",
+            "comparison_run",
+        ):  # another run, of which the predictions are read, under its folder's name
+            found[name] = digest([Path(value).name, content(Path(value, "external_predictions.csv"))])
+    return found
+
+
+def _digests_of_sources(name, values, data_dir, known):
+    found = {}
+    for value in values:
+        if value != _SYNTHETIC:
+            if (value, data_dir) not in known:
+                known[value, data_dir] = _digest_of_source(value, data_dir)
+            key = f"{name}: {Path(value).name}"
+            while key in found:  # two tables of one name in different folders
+                key += "'"
+            found[key] = known[value, data_dir]
+    return found
+
+
+def _digest_of_source(source, data_dir):
+    """Digest of a source's rows and of every file that they name; None where it cannot be loaded: its notebook says why."""
+    try:
+        rows, excluded = load_source(source, data_dir), excluded_images([source], data_dir)
+    except (ValueError, OSError):
+        return None
+    paths = ["path", *MASK_COLUMNS]
+    files = [[content(path) if path else "" for path in rows[column]] for column in paths]
+    return digest([rows.drop(columns=paths).to_csv(), files, excluded.to_csv()])

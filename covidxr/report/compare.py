@@ -1,0 +1,194 @@
+"""Comparison of runs: one row a measure, one column a run, as a page and as text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from covidxr.report._html import (
+    chance_of,
+    duration,
+    is_measured,
+    is_number,
+    measure_row,
+    number,
+    title_of,
+    weights_text,
+    write_html,
+)
+from covidxr.report.records import read_records, synthetic_images
+from covidxr.utils import CovidxrError
+
+
+def compare_runs(runs: Sequence[str | os.PathLike], page: str | os.PathLike | None = None) -> tuple[Path, str]:
+    """Compare runs measure by measure.
+
+    Parameters
+    ----------
+    runs : sequence of str or pathlib.Path
+        At least two run folders, or their names in ``runs/``.
+    page : str or pathlib.Path, optional
+        Where the page is written; by default ``compare.html`` next to the first run folder.
+
+    Returns
+    -------
+    page : pathlib.Path
+    table : str
+        The same measures as text.
+
+    Raises
+    ------
+    CovidxrError
+        When there are fewer than two runs, or one has no ``metrics.json``.
+
+    Examples
+    --------
+    >>> compare_runs([])
+    Traceback (most recent call last):
+        ...
+    covidxr.utils.CovidxrError: a comparison needs two or more runs, found 0
+    """
+    folders = [_folder(run) for run in runs]
+    if len(folders) < 2:
+        raise CovidxrError(f"a comparison needs two or more runs, found {len(folders)}")
+    read = [_read(folder) for folder in folders]
+    groups, names = _groups(read), _names(folders)
+    page = Path(page or folders[0].parent / "compare.html")
+    context = {"runs": _links(names, folders, page), "groups": groups, "figures": _figures(folders, page)}
+    return write_html("compare.html.j2", page, context), _plain_table(names, groups)
+
+
+def _folder(run):
+    found = [folder for folder in (Path(run), Path("runs", run)) if (folder / "metrics.json").exists()]
+    if not found:
+        there = sorted(path.parent.name for path in Path("runs").glob("*/metrics.json"))
+        raise CovidxrError(
+            f"{run} is no run folder with a metrics.json; in runs/ there are: {', '.join(there) or 'none'}"
+        )
+    return found[0].resolve()
+
+
+def _read(folder):
+    """The metrics of a run and its record, with the kind of its images, its state and its unusable parts."""
+    records = read_records(folder)
+    synthetic = synthetic_images(folder, records)
+    state = ", ".join(f"{stem} {state}" for stem, state in records.unfinished.items())
+    external = {synthetic.named(name): found for name, found in (records.metrics.get("external") or {}).items()}
+    own = {
+        "images": synthetic.tag or {"none": "radiographs"}.get(synthetic.run, "not recorded"),
+        "unusable": records.unusable,
+    }
+    return {**records.metrics, "external": external, **own}, {
+        **records.run,
+        "state": state and f"not finished: {state}",
+    }
+
+
+def _names(folders):
+    """The folders' names, with as much of their paths as makes them unique."""
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(set(folders)):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
+
+
+def _text(estimate, chance=None):
+    row = measure_row("", estimate, chance)
+    return f"{row['text']}, chance {row['chance']}" if row["chance"] else row["text"]
+
+
+def _internal_rows(metrics, _):
+    test = metrics.get("test") or {}
+    rows = {"images": metrics["images"]}
+    rows |= {"test images": str(test["n"])} if is_number(test.get("n")) else {}
+    estimates = {"accuracy": test.get("accuracy"), **(metrics.get("baselines") or {})}
+    rows |= {name: _text(one, chance_of(test)) for name, one in estimates.items() if is_measured(one)}
+    recalls = {f"recall, {label}": number(row.get("recall")) for label, row in (test.get("per_class") or {}).items()}
+    return {**rows, **recalls}
+
+
+def _external_rows(metrics, _):
+    return {
+        f"{word}, {name}": _text(found[key])
+        for name, found in (metrics.get("external") or {}).items()
+        for key, word in {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC"}.items()
+        if is_measured(found.get(key))
+    }
+
+
+def _audit_rows(metrics, _):
+    return {name: _text(probe, probe.get("chance")) for name, probe in (metrics.get("audit") or {}).items()}
+
+
+def _saliency_rows(metrics, _):
+    heat = metrics.get("grad_cam") or {}
+    names = {"heat inside the lungs": "heat_in_lungs", "the same, untrained network": "untrained"}
+    return {name: _text(heat[key], heat.get("chance")) for name, key in names.items() if is_measured(heat.get(key))}
+
+
+def _provenance_rows(metrics, run):
+    facts = {"profile": run.get("profile"), "seed": run.get("seed"), "finished": str(run.get("finished") or "")[:16]}
+    facts |= {"code": str(run.get("git_commit") or "")[:12], "data": str(run.get("manifest_sha256") or "")[:12]}
+    facts["time"] = duration(run["total_seconds"]) if is_number(run.get("total_seconds")) else ""
+    facts |= {"weights": weights_text(metrics.get("model") or {}), "state": run["state"]}
+    facts["not usable"] = "; ".join(metrics["unusable"])
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _parameter_rows(_, run):
+    sections = (run.get("parameters") or {}).items()
+    return {
+        f"{stem[:2]} {name}": str(v) for stem, values in sections for name, v in values.items() if name != "run_dir"
+    }
+
+
+_DIFFERING = "Parameters that differ"
+
+_CHAPTERS = {
+    "Internal test split": _internal_rows,
+    "External validation": _external_rows,
+    "Shortcut audit": _audit_rows,
+    "Grad-CAM": _saliency_rows,
+    "Provenance": _provenance_rows,
+    _DIFFERING: _parameter_rows,
+}
+
+
+def _groups(read):
+    """Chapters with a row for each name that any run has; parameters only where they differ."""
+    groups = []
+    for title, chapter in _CHAPTERS.items():
+        columns = [chapter(metrics, run) for metrics, run in read]
+        names = dict.fromkeys(name for column in columns for name in column)
+        rows = [(name, [column.get(name, "–") for column in columns]) for name in names]
+        rows = [row for row in rows if title != _DIFFERING or len(set(row[1])) > 1]
+        groups += [(title, rows)] if rows else []
+    return groups
+
+
+def _links(names, folders, page):
+    return [(name, _relative(folder / "index.html", page)) for name, folder in zip(names, folders, strict=True)]
+
+
+def _figures(folders, page):
+    """Figures that every run has, each with its files in the order of the runs."""
+    shared = set.intersection(*({path.name for path in folder.glob("figures/*.png")} for folder in folders))
+    return [
+        (title_of(Path(name).stem), [_relative(f / "figures" / name, page) for f in folders]) for name in sorted(shared)
+    ]
+
+
+def _relative(path, page):
+    return quote(Path(os.path.relpath(path, page.resolve().parent)).as_posix())
+
+
+def _plain_table(names, groups):
+    table = [["", *names]]
+    for title, rows in groups:
+        table += [[title], *([f"  {name}", *values] for name, values in rows)]
+    lines = [row for row in table if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in table]
+    return "\n".join(line.rstrip() for line in padded)

@@ -1,0 +1,218 @@
+"""Execute one notebook in a kernel of this interpreter, measure time and memory, and render it as HTML."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+from jupyter_client.manager import AsyncKernelManager
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+import covidxr
+from covidxr.utils import CovidxrError, atomic_path, quiet_environment
+
+_PREFIX = "covidxr-"  # of temporary folders
+
+_SAMPLE_SECONDS = 0.2
+
+_END_SECONDS = 5
+
+_KERNEL_START_SECONDS = 180  # a busy machine may take a minute
+
+_LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
+
+_ERROR_LINES = 6  # TensorFlow appends its graph to some messages
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+# The page of nbconvert without the scripts that it would load from the network.
+_OFFLINE = """{% extends 'index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}"""
+
+
+@dataclass
+class Outcome:
+    """Outcome of a notebook's execution."""
+
+    seconds: float
+    peak_memory_mb: float
+    error: str | None = None
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the Python that runs this, whatever kernel specifications the user has installed."""
+
+    def format_kernel_cmd(self, extra_arguments=None) -> list[str]:
+        """Give the command that starts a kernel."""
+        quiet = "--log-level=50"  # an interrupted kernel logs much while it ends
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file, quiet]
+        return command + (extra_arguments or [])
+
+
+def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda seconds: None) -> Outcome:
+    """Execute a notebook and render it."""
+    working, failed = target.with_suffix(".running.ipynb"), target.with_suffix(".failed.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    try:
+        with _folder() as folder, _environment(folder), _Meter(on_tick) as meter, _no_kernel_left():
+            error = _papermill(notebook, working, parameters, _connection(folder))
+        copy = _tidy(working)
+        os.replace(working, failed if error else target)
+    finally:
+        working.unlink(missing_ok=True)
+    if not error:
+        _render(copy, target)
+    return Outcome(round(meter.seconds, 1), round(meter.peak / 2**20, 1), error)
+
+
+def _papermill(notebook, working, parameters, config):
+    """Run papermill; return None, or what went wrong."""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the message below holds what it would log
+    try:
+        papermill.execute_notebook(
+            notebook,
+            working,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=ThisInterpreter,
+            config=config,
+            start_timeout=_KERNEL_START_SECONDS,
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        message = "\n".join(error.evalue.strip().splitlines()[:_ERROR_LINES])
+        reason = message if error.ename == CovidxrError.__name__ else f"{error.ename}: {message}"
+        return _failure(error.exec_count, error.source, reason)
+    except RuntimeError as error:  # the kernel died, or never started
+        return _failure(*_last_started(working), f"{error}; a dead kernel is most often one that ran out of memory")
+
+
+def _failure(number, source, reason):
+    first_line = source.strip().partition("\n")[0]
+    return f"cell In [{number}]: {first_line}\n{reason}"
+
+
+def _last_started(working):
+    """Number and source of the code cell that papermill started last."""
+    cells = [cell for cell in nbformat.read(working, as_version=4).cells if cell.cell_type == "code"]
+    started = [number for number, cell in enumerate(cells) if cell.metadata.papermill["start_time"]]
+    return (started[-1] + 1, cells[started[-1]].source) if started else (0, "(before the first one)")
+
+
+def _tidy(working):
+    """Remove this machine's folders from papermill's record."""
+    notebook = nbformat.read(working, as_version=4)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name.replace(".running", "")
+    nbformat.write(notebook, working)
+    return notebook
+
+
+def _render(notebook, target):
+    """Write the HTML of an executed notebook next to it; it opens without a network."""
+    notebook.metadata.pop("widgets", None)  # they would be drawn by a script from the network
+    for cell in notebook.cells:  # their text shows progress bars at zero
+        cell.outputs = [output for output in cell.get("outputs", []) if _WIDGET not in output.get("data", {})]
+    exporter = HTMLExporter(raw_template=_OFFLINE, embed_images=True)
+    exporter.log.setLevel(logging.ERROR)  # it warns of each image without a description
+    resources = {"metadata": {"name": target.stem, "path": str(target.parent)}}
+    body, _ = exporter.from_notebook_node(notebook, resources)
+    with atomic_path(target.with_suffix(".html")) as temporary:
+        temporary.write_text(body, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _environment(folder):
+    """Set the kernel's environment for the length of the block; its temporary files go to `folder`."""
+    before = dict(os.environ)
+    root = str(Path(covidxr.__file__).parent.parent)
+    quiet_environment()
+    os.environ.update(PYTHONHASHSEED="0", TMPDIR=folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _folder():
+    """A temporary folder named after this process, so that a later one can remove what a killed one left."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*_*"):
+        if not psutil.pid_exists(int(re.match(r"\d+", left.name.removeprefix(_PREFIX))[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}_", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _connection(folder):
+    """Connect to the kernel through Unix sockets in a private folder, where the system has them."""
+    file = os.path.join(folder, "kernel.json")
+    sockets = os.name == "posix" and len(file) <= _LONGEST_SOCKET
+    return Config({"ThisInterpreter": {"connection_file": file, "transport": "ipc" if sockets else "tcp"}})
+
+
+@contextlib.contextmanager
+def _no_kernel_left():
+    """Kill the processes of an interrupted block; papermill only asks the kernel, which may be busy, to end."""
+    before = set(psutil.Process().children())
+    try:
+        yield
+    except BaseException:
+        started = [child for child in psutil.Process().children(recursive=True) if child not in before]
+        for child in started:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(started, timeout=_END_SECONDS)
+        raise
+
+
+class _Meter:
+    """Wall time, and the peak memory of all child processes."""
+
+    def __init__(self, on_tick):
+        self.seconds, self.peak = 0.0, 0
+        self._on_tick, self._stop = on_tick, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._start = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join()
+        self.seconds = time.monotonic() - self._start
+
+    def _watch(self):
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, _children_bytes())
+            self._on_tick(time.monotonic() - self._start)
+
+
+def _children_bytes():
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may have ended since it was listed
+            total += process.memory_info().rss
+    return total

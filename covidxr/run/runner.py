@@ -1,0 +1,167 @@
+"""Run a profile's notebooks in order, render them, and write the run's record and index page.
+
+What is unchanged since the last run in the same folder is not executed again, so that the same command resumes after a
+failure.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from covidxr.report.page import write_page
+from covidxr.run.plan import plan, select
+from covidxr.run.profile import NOTEBOOKS, read_profile
+from covidxr.run.record import complete_entry, locked, open_record, save_record
+from covidxr.run.state import State, tidy
+from covidxr.utils import CovidxrError
+
+
+class NotebookFailed(Exception):
+    """A notebook raised an error; the message says which one, where, why, and how to resume."""
+
+
+def run_profile(
+    profile: str | Path,
+    run_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    only: str | None = None,
+    parameters: dict | None = None,
+    notebooks: Path = NOTEBOOKS,
+) -> dict:
+    """Run the notebooks of a profile in order, skipping those that are done and unchanged.
+
+    Parameters
+    ----------
+    profile : str or Path
+        Name of a file in ``notebooks/profiles``, without suffix, or the path of a YAML file.
+    run_dir : str or Path, optional
+        Where everything is written, by default ``runs/`` and the profile's name.
+    data_dir : str or Path, optional
+        Where the downloaded images are.
+    only : str, optional
+        Beginning of the name of the one notebook to run, such as ``"03"``; it runs even when it is unchanged.
+    parameters : dict, optional
+        Values for every notebook that has a parameter of that name; they override the profile.
+    notebooks : Path, optional
+        Folder of the notebooks and their profiles.
+
+    Returns
+    -------
+    dict
+        The record of the run, as in its ``run.json``.
+
+    Raises
+    ------
+    CovidxrError
+        If the profile, a parameter or the run folder cannot be used, or another run is working in it.
+    NotebookFailed
+        If a notebook raises an error, or the disk is full.
+
+    Examples
+    --------
+    >>> record = run_profile("demo", "runs/mine", parameters={"epochs": 3})  # doctest: +SKIP
+    >>> run_profile("no-such-profile")
+    Traceback (most recent call last):
+    covidxr.utils.CovidxrError: unknown profile 'no-such-profile'; available: ablation, article, demo, ...
+    """
+    name, sections = read_profile(profile, notebooks)
+    run_dir = Path(run_dir or Path("runs", name))
+    injected = {"run_dir": str(run_dir.absolute())}
+    if data_dir is not None:
+        injected["data_dir"] = str(Path(data_dir).absolute())
+    steps = plan(sections, parameters or {}, injected, notebooks)
+    chosen = select(steps, only)
+    with locked(run_dir):
+        copies = {path.name for path in run_dir.glob("notebooks/*.ipynb")}
+        listed = [step for step in steps if step.wanted or step in chosen or step.path.name in copies]
+        try:
+            return _run_all(name, listed, chosen, run_dir, forced=only is not None)
+        except OSError as error:  # most often a full disk
+            raise NotebookFailed(
+                f"{error.strerror or error}: {error.filename or run_dir}; the same command resumes"
+            ) from error
+
+
+def _run_all(name, steps, chosen, run_dir, forced):
+    tidy(run_dir)
+    state = State(open_record(name, steps, run_dir), steps, run_dir)
+    if message := state.restore_metrics():
+        print(message)
+    for step in chosen:
+        if forced and (wrong := state.refusal(step)):
+            raise CovidxrError(wrong)
+        reason = state.why(step)
+        if reason and not forced:
+            print(f"{step.stem} … runs again: {reason}")
+        if forced or reason is not None:
+            _run_one(state, step)
+        else:
+            state.entries[step.stem]["status"] = "done"
+            print(f"{step.stem} … unchanged")
+    state.refresh()
+    save_record(state.record, run_dir)
+    for stem, found in state.damage.items():
+        print(
+            f"{stem}: {next(iter(found.values()))}; the command without --only, or with --only {stem[:2]}, repairs it"
+        )
+    print(f"open {_page(state)}")
+    return state.record
+
+
+def _page(state):
+    try:
+        return write_page(state.run_dir)
+    except Exception as error:
+        if not state.damage:
+            raise
+        raise CovidxrError(
+            f"index.html cannot be written from damaged files ({error}); give the command without --only"
+        ) from error
+
+
+def _run_one(state, step):
+    from covidxr.run.execute import execute  # papermill: not loaded where nothing is to be executed
+
+    record, run_dir = state.record, state.run_dir
+    entry = state.begin(step)
+    _save(state)
+    beginning = f"{step.stem} … "
+    print(beginning, end="", flush=True)
+    beginning = f"\r{beginning}" if sys.stdout.isatty() else ""  # a terminal shows the seconds as they pass
+    tick = partial(_print_seconds, beginning) if beginning else lambda seconds: None
+    try:
+        outcome = execute(step.path, run_dir / "notebooks" / step.path.name, step.parameters, tick)
+    except BaseException:  # Ctrl-C, or a full disk
+        entry["status"] = "interrupted"
+        tidy(run_dir)
+        state.finish(step, ended=False)
+        _save(state)
+        raise
+    complete_entry(entry, outcome)
+    state.finish(step, ended=not outcome.error)
+    _save(state)
+    _print_seconds(beginning, outcome.seconds, end="\n")
+    if outcome.error:
+        raise NotebookFailed(_failure_text(record, step, outcome, run_dir))
+
+
+def _save(state):
+    """Write the record, and the page unless it would show what is damaged."""
+    save_record(state.record, state.run_dir)
+    if not state.damage:
+        write_page(state.run_dir)
+
+
+def _print_seconds(beginning, seconds, end=""):
+    print(f"{beginning}{seconds:.0f} s", end=end, flush=True)
+
+
+def _failure_text(record, step, outcome, run_dir):
+    done = [stem for stem, entry in record["notebooks"].items() if entry["status"] == "done"]
+    return (
+        f"{step.stem} failed in {outcome.error}\n"
+        f"its copy up to there: {run_dir / 'notebooks' / step.stem}.failed.ipynb\n"
+        f"done: {', '.join(done) or 'nothing yet'}; the same command resumes at {step.stem}"
+    )
