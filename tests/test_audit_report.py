@@ -22,8 +22,8 @@ from covidxr.audit.probes import (
     judge_signal,
     pixel_features,
 )
-from covidxr.audit.report import AuditReport
-from covidxr.data.dataset import build_dataset
+from covidxr.audit.report import AuditReport, shortcut_audit
+from covidxr.data.dataset import Dataset, build_dataset
 from covidxr.data.images import load_images
 from covidxr.data.phantom import load_phantoms
 from covidxr.evaluation.external import ExternalSet
@@ -461,3 +461,9 @@ def test_the_article_s_selection_shows_source_and_age_confounded_with_the_class(
     assert table.value["source from 8×8 pixels"] > 0.9 and table.value["class from 4×4 pixels"] > 0.8
     # Two classes share a source.
     assert table.value["class from the source's name alone"] == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_a_named_lung_mask_that_is_missing_is_not_taken_for_none(tmp_path):
+    manifest = rows().assign(lung_mask=str(tmp_path / "no-such-mask.png"))
+    with pytest.raises(CovidxrError, match="no-such-mask.png"):
+        shortcut_audit(Dataset(manifest, noise()))

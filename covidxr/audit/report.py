@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -234,8 +233,8 @@ def _check_inputs(manifest, images, lungs):
 
 
 def _own_masks(manifest, size):
-    """The masks that the manifest names, where the files exist."""
-    paths = [path if path and Path(path).exists() else "" for path in manifest.get("lung_mask", [""] * len(manifest))]
+    """The masks that the manifest names, or None where it names none; a named file that cannot be read is an error."""
+    paths = list(manifest.get("lung_mask", []))
     return load_masks(paths, size) if any(paths) else None
 
 
