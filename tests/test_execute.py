@@ -122,6 +122,21 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     sockets.rmdir()  # which is empty again
 
 
+def test_optional_sections_without_output_are_left_out(tmp_path):
+    cells = []
+    for section, code in {"spoken": "print('found')", "silent": "found = []", "": "x = 1"}.items():
+        cells += [nbformat.v4.new_markdown_cell(f"## About {section or 'all'}"), nbformat.v4.new_code_cell(code)]
+        for cell in cells[-2:] if section else ():
+            cell.metadata.tags = [f"optional:{section}"]
+    notebook = tmp_path / "01_sections.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    assert execute(notebook, tmp_path / "out" / "01_sections.ipynb", {}).error is None
+    sources = [cell.source for cell in nbformat.read(tmp_path / "out" / "01_sections.ipynb", as_version=4).cells]
+    assert [source for source in sources if source.startswith("##")] == ["## About spoken", "## About all"]
+    assert "x = 1" in sources
+    assert "found = []" not in sources
+
+
 def test_html_shows_no_progress_bar_at_zero(tmp_path):
     write_notebook(
         tmp_path / "a.ipynb", "n = 3", "from tqdm.auto import tqdm\nfor _ in tqdm(range(n)): pass\nprint('done')"

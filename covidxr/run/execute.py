@@ -37,6 +37,8 @@ _LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
 
 _ERROR_LINES = 6  # TensorFlow appends its graph to some messages
 
+_OPTIONAL = "optional:"  # begins the tag of cells whose section is left out where it has no output
+
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # The page of nbconvert without the scripts that it would load from the network.
@@ -73,7 +75,7 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     try:
         with _folder() as folder, _environment(folder), _Meter(on_tick) as meter, _no_kernel_left():
             error = _papermill(notebook, working, parameters, _connection(folder))
-        copy = _tidy(working)
+        copy = _tidy(working, complete=not error)
         os.replace(working, failed if error else target)
     finally:
         working.unlink(missing_ok=True)
@@ -117,13 +119,22 @@ def _last_started(working):
     return (started[-1] + 1, cells[started[-1]].source) if started else (0, "(before the first one)")
 
 
-def _tidy(working):
-    """Remove this machine's folders from papermill's record."""
+def _tidy(working, complete):
+    """Remove this machine's folders from papermill's record, and from a complete notebook the sections that do not apply."""
     notebook = nbformat.read(working, as_version=4)
+    if complete:
+        notebook.cells = _with_output(notebook.cells)
     for name in ("input_path", "output_path"):
         notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name.replace(".running", "")
     nbformat.write(notebook, working)
     return notebook
+
+
+def _with_output(cells):
+    """The cells without optional sections of no output: those whose cells share a tag ``optional:NAME``."""
+    sections = [next((tag for tag in cell.metadata.get("tags", []) if tag.startswith(_OPTIONAL)), "") for cell in cells]
+    spoke = {section for section, cell in zip(sections, cells, strict=True) if cell.get("outputs")}
+    return [cell for section, cell in zip(sections, cells, strict=True) if not section or section in spoke]
 
 
 def _render(notebook, target):
