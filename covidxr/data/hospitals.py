@@ -1,0 +1,286 @@
+"""Phantom hospitals: who comes, how they are imaged, and which classes each hospital sends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from covidxr.data._opencv import cv2
+from covidxr.utils import CovidxrError, unknown
+
+PHANTOM_CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
+
+YOUNGEST, OLDEST = 1, 90
+
+
+class Marker(NamedTuple):
+    """A side marker: its text, height, place (all shares of the image's side, from the top left) and share of images."""
+
+    text: str
+    height: float
+    across: float
+    down: float
+    share: float
+
+
+class Border(NamedTuple):
+    """A black collimation border: mean and spread of its width, a share of the side, and the share of images with one."""
+
+    mean: float
+    spread: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A phantom hospital: its patients, its equipment and its habits, none of which is disease.
+
+    A pair is a mean and a spread: the standard deviation over the hospital's images.
+
+    Attributes
+    ----------
+    name : str
+        Of small letters, digits and ``_``; part of the ids of its images.
+    description : str
+        One sentence for people.
+    classes : tuple of str
+        The classes that it sends.
+    ages : (float, float)
+        Youngest and oldest, 1 to 90 years.
+    ap : float
+        Share of views AP; the others are PA.
+    raised_arms : float
+        Share of images of children under six with the arms raised.
+    field : (float, float)
+        Extent that an image covers, 1 for an adult's chest from the neck to the diaphragm.
+    exposure : (float, float)
+        -1 dark to 1 bright.
+    contrast : (float, float)
+        Slope of the grey-value curve, 1 for today's detectors.
+    fog : (float, float)
+        Grey of what should be black, 0 to 1.
+    sharpness : (float, float)
+        Standard deviation of the blur, as a share of the side.
+    photons : (float, float)
+        Decimal logarithm of the number of photons to a pixel: the fewer, the more noise.
+    border : Border
+        Black collimation border.
+    marker : Marker
+        Side marker.
+    cables : (float, float)
+        Share of the healthy, and share of the sick, with cables and electrodes on the chest.
+    severity : (float, float)
+        Extent and density of lesions, 0 to 1.
+
+    Examples
+    --------
+    >>> HOSPITALS["city"].with_cues({"marker": "county"}).marker == HOSPITALS["county"].marker
+    True
+    """
+
+    name: str
+    description: str
+    classes: tuple[str, ...] = PHANTOM_CLASSES
+    ages: tuple[float, float] = (18, 90)
+    ap: float = 0.5
+    raised_arms: float = 0.0
+    field: tuple[float, float] = (1.0, 0.03)
+    exposure: tuple[float, float] = (0.0, 0.35)
+    contrast: tuple[float, float] = (1.0, 0.1)
+    fog: tuple[float, float] = (0.03, 0.02)
+    sharpness: tuple[float, float] = (0.002, 0.0005)
+    photons: tuple[float, float] = (5.0, 0.2)
+    border: Border = Border(0.015, 0.006, 0.2)
+    marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
+    cables: tuple[float, float] = (0.05, 0.2)
+    severity: tuple[float, float] = (0.6, 0.2)
+
+    def __post_init__(self):
+        if not re.fullmatch("[a-z0-9_]+", self.name):
+            raise CovidxrError(f"the hospital's name is {self.name!r}; use small letters, digits and _")
+        for label in self.classes:
+            if label not in PHANTOM_CLASSES:
+                raise unknown(f"class of the hospital {self.name!r}", label, PHANTOM_CLASSES)
+        if not YOUNGEST <= self.ages[0] <= self.ages[1] <= OLDEST:
+            raise CovidxrError(
+                f"the hospital {self.name!r} has ages {self.ages}; give the youngest and the oldest, {YOUNGEST} to {OLDEST}"
+            )
+
+    def with_cues(self, cues: Mapping[str, str | Hospital]) -> Hospital:
+        """Take single cues from other hospitals, by cue; name, classes and severity stay."""
+        changed = {}
+        for cue, other in cues.items():
+            if cue not in _FIELDS:
+                raise unknown("cue", cue, CUES)
+            changed |= {field: getattr(find_hospital(other), field) for field in _FIELDS[cue]}
+        return replace(self, **changed)
+
+
+_FIELDS = {
+    "population": ("ages", "ap", "raised_arms", "field"),
+    "marker": ("marker",),
+    "border": ("border",),
+    "exposure": ("exposure",),
+    "contrast": ("contrast", "fog"),
+    "sharpness": ("sharpness",),
+    "noise": ("photons",),
+    "cables": ("cables",),
+}
+
+CUES = tuple(_FIELDS)
+
+HOSPITALS = {
+    hospital.name: hospital
+    for hospital in (
+        Hospital(
+            "childrens",
+            "Children of one to five, AP, on a dedicated detector.",
+            classes=("Normal", "Bacteria", "Virus"),
+            ages=(1, 5),
+            ap=1.0,
+            raised_arms=0.5,
+            field=(1.14, 0.05),
+            exposure=(-0.05, 0.35),
+            contrast=(0.95, 0.12),
+            fog=(0.03, 0.02),
+            sharpness=(0.0025, 0.0007),
+            photons=(4.9, 0.2),
+            border=Border(0.012, 0.006, 0.15),
+            marker=Marker("R", 0.04, 0.08, 0.3, 0.7),
+            cables=(0.03, 0.12),
+        ),
+        Hospital(
+            "city",
+            "Adults, mostly AP in bed, with cables on the sick; digitised images.",
+            ages=(30, 85),
+            ap=0.75,
+            exposure=(0.3, 0.35),
+            contrast=(0.85, 0.12),
+            fog=(0.08, 0.04),
+            sharpness=(0.0045, 0.0012),
+            photons=(4.7, 0.2),
+            border=Border(0.02, 0.008, 0.3),
+            marker=Marker("L", 0.05, 0.9, 0.12, 0.6),
+            cables=(0.1, 0.45),
+        ),
+        Hospital(
+            "university",
+            "Adults, mostly PA and upright, on sharp detectors of low noise.",
+            ages=(20, 80),
+            ap=0.2,
+            exposure=(0.1, 0.25),
+            contrast=(1.08, 0.1),
+            fog=(0.02, 0.015),
+            sharpness=(0.001, 0.0003),
+            photons=(5.3, 0.15),
+            border=Border(0.012, 0.005, 0.2),
+            marker=Marker("L", 0.035, 0.92, 0.08, 0.85),
+            cables=(0.02, 0.15),
+        ),
+        Hospital(
+            "county",
+            "The outside hospital: adults, AP and PA, all classes in equal parts.",
+            ages=(18, 85),
+            ap=0.5,
+            exposure=(0.15, 0.35),
+            contrast=(0.97, 0.12),
+            fog=(0.05, 0.03),
+            sharpness=(0.003, 0.0008),
+            photons=(5.0, 0.2),
+            border=Border(0.016, 0.007, 0.25),
+            marker=Marker("R", 0.045, 0.08, 0.1, 0.65),
+            cables=(0.08, 0.2),
+        ),
+    )
+}
+
+
+def find_hospital(hospital: str | Hospital) -> Hospital:
+    """Look up a hospital by its name; one's own is returned as it is."""
+    if isinstance(hospital, Hospital):
+        return hospital
+    if hospital not in HOSPITALS:
+        raise unknown("hospital", hospital, HOSPITALS)
+    return HOSPITALS[hospital]
+
+
+class Acquisition(NamedTuple):
+    """How one image is taken at a hospital; see `draw_acquisition`. `luck` places marker, border and cables."""
+
+    exposure: float
+    contrast: float
+    fog: float
+    blur: float
+    photons: float
+    severity: float
+    borders: np.ndarray  # width of the border above, below, left and right, as shares of the side
+    marker: Marker | None
+    cables: bool
+    layout: int  # seed of the cables' course and the marker's place
+
+
+def draw_acquisition(rng, hospital, sick) -> Acquisition:
+    """Draw an acquisition; the same numbers are drawn for every hospital, so that each cue can be changed alone."""
+    scores, chances = np.clip(rng.standard_normal(7), -2.2, 2.2), rng.random(3)
+    sides, layout = rng.uniform(0, 2, 4), int(rng.integers(2**31))
+    pairs = hospital.exposure, hospital.contrast, hospital.fog, hospital.sharpness, hospital.photons, hospital.severity
+    values = [mean + spread * score for (mean, spread), score in zip(pairs, scores[:6], strict=True)]
+    exposure, contrast, fog, blur, photons, severity = values
+    width = max(hospital.border.mean + hospital.border.spread * scores[6], 0.0)
+    return Acquisition(
+        exposure, contrast, max(fog, 0.0), max(blur, 0.0), 10**photons, float(np.clip(severity, 0.1, 1)),
+        width * sides * (chances[0] < hospital.border.share),
+        hospital.marker if chances[1] < hospital.marker.share else None,
+        bool(chances[2] < hospital.cables[sick]), layout,
+    )  # fmt: skip
+
+
+def develop_at(image, acquisition):
+    """Turn an exposed image into the hospital's: fog, blur, cables, side marker and border."""
+    n, layout = len(image), np.random.default_rng(acquisition.layout)
+    image = acquisition.fog + (1 - acquisition.fog) * image
+    if acquisition.blur * n > 0.1:
+        image = cv2.GaussianBlur(image, (0, 0), acquisition.blur * n)
+    place = layout.normal(0, 0.01, 2)
+    if acquisition.cables:
+        layer = _draw_cables(layout, n)
+        image = image + 0.35 * layer * (1 - image)
+    if acquisition.marker:
+        layer = _draw_marker(acquisition.marker, place, n)
+        image = image + layer * np.maximum(0.92 - image, 0)
+    top, bottom, left, right = np.round(acquisition.borders * n).astype(int)
+    image[:top] = image[n - bottom :] = image[:, :left] = image[:, n - right :] = 0
+    return image
+
+
+def _draw_marker(marker, shift, n):
+    """Opacity of the marker's letters, 0 to 1."""
+    fine = np.zeros((4 * n, 4 * n), np.uint8)  # thin letters need more pixels than the image has
+    scale, stroke = marker.height * 4 * n / 21, max(1, round(marker.height * 4 * n / 7))
+    (width, height), _ = cv2.getTextSize(marker.text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
+    corner = np.multiply(np.add((marker.across, marker.down), shift), 4 * n) + (-width / 2, height / 2)
+    corner = tuple(map(int, corner))
+    cv2.putText(fine, marker.text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, stroke, cv2.LINE_AA)
+    return cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _draw_cables(rng, n):
+    """Opacity of electrodes on the chest and of the cables that lead from them off the image, 0 to 1."""
+    fine, side = np.zeros((4 * n, 4 * n), np.uint8), 4 * n
+    t = np.linspace(0, 1, 24)[:, None]
+    for across, down in ((0.3, 0.28), (0.7, 0.26), (0.74, 0.7)):
+        start = np.add((across, down), rng.normal(0, 0.04, 2))
+        end = np.array([rng.uniform(0.75, 1.0), 1.02]) if rng.random() < 0.6 else np.array([rng.uniform(0, 0.4), 1.02])
+        bend = (start + end) / 2 + rng.normal(0, 0.12, 2)
+        points = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
+        cv2.polylines(
+            fine, [np.round(points * side * 16).astype(np.int32)], False, 190, max(1, side // 180), cv2.LINE_AA, 4
+        )
+        centre = tuple(np.round(start * side).astype(int).tolist())
+        cv2.circle(fine, centre, side // 55, 110, -1, cv2.LINE_AA)
+        cv2.circle(fine, centre, side // 120, 255, -1, cv2.LINE_AA)
+    return cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
