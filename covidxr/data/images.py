@@ -261,7 +261,7 @@ def _grey_dicom(file, image_size):
 
     values = read_dicom(file)
     image = Image.fromarray(values).convert("L") if values.ndim == 3 else Image.fromarray(_stretched(values))
-    return np.asarray(_scaled(image, image_size))
+    return np.asarray(_resize(image, image_size))
 
 
 def _grey(image, file, image_size):
@@ -271,7 +271,7 @@ def _grey(image, file, image_size):
             check_scans(content)
     if image_size is not None:
         image.draft(None, (2 * image_size, 2 * image_size))  # JPEG only; never below twice the size asked for
-    return np.asarray(_scaled(_upright(image), image_size))
+    return np.asarray(_resize(_upright(image), image_size))
 
 
 def _upright(image):
@@ -285,7 +285,7 @@ def _upright(image):
     return grey.transpose(_TURNS[orientation]) if orientation in _TURNS else grey
 
 
-def _scaled(image, size):
+def _resize(image, size):
     return image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -325,6 +325,11 @@ def _clip_strays(values):
     low, high = values.min(where=usual, initial=np.inf), values.max(where=usual, initial=-np.inf)
     if 0 < 4 * (high - low) < highest - lowest:
         np.clip(values, low, high, out=values)
+
+
+def scaled(image: np.ndarray, size: int) -> np.ndarray:
+    """A decoded image at another size, as `read_image` scales it."""
+    return np.asarray(_resize(Image.fromarray(image), size))
 
 
 def looks_inverted(image) -> bool:

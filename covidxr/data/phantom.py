@@ -169,6 +169,8 @@ def _blur(field, sigma):
 
 SMALLEST = 32
 
+STORED_SIDE = 200  # pixels of the images that `load_phantoms` writes by default
+
 _MOST_OF_A_CLASS = 100_000  # some hours of drawing
 
 # Raise it when the drawing changes, so that images of an older drawing are not taken for new ones.
@@ -290,7 +292,7 @@ def _shrink(image, layers, size):
 
 
 def load_phantoms(
-    data_dir, classes=("Normal", "COVID-19", "Bacteria"), per_class=120, seed=0, size=200, shortcut=None, hospital=None
+    data_dir, classes=("Normal", "COVID-19", "Bacteria"), per_class=120, seed=0, size=STORED_SIDE, shortcut=None, hospital=None
 ) -> pd.DataFrame:
     """Draw a data set into a folder and return its manifest.
 
@@ -352,7 +354,11 @@ def load_phantoms(
 
 
 def redraw(
-    rows: pd.DataFrame, size: int = 200, cues: Mapping[str, str | Hospital] | None = None, hospitals=HOSPITALS
+    rows: pd.DataFrame,
+    size: int = STORED_SIDE,
+    cues: Mapping[str, str | Hospital] | None = None,
+    hospitals=HOSPITALS,
+    severity: float | None = None,
 ) -> np.ndarray:
     """Draw phantoms of a manifest again, with single cues taken from another hospital, all else equal.
 
@@ -366,6 +372,8 @@ def redraw(
         See `make_phantom`.
     hospitals : mapping of str to Hospital
         Where the hospitals of the rows are found by name.
+    severity : float in (0, 1], optional
+        Extent and density of the lesions, in place of what was drawn; close to 0 removes them.
 
     Returns
     -------
@@ -397,7 +405,7 @@ def redraw(
     images = np.empty((len(keys), size, size), np.uint8)
     for image, (*group, number) in zip(images, keys, strict=True):
         planned, hospital = plans[tuple(group)]
-        image[:] = _draw_planned(planned[number], size, None, hospital).image
+        image[:] = _draw_planned(planned[number], size, None, hospital, severity).image
     return images
 
 
@@ -435,10 +443,11 @@ def _plan_images(rank, per_class, seed, shortcut, hospital):
     return images[:per_class]
 
 
-def _draw_planned(planned, size, shortcut, hospital):
+def _draw_planned(planned, size, shortcut, hospital, severity=None):
     rng = np.random.default_rng(planned.key)
     view, label = _draw_view(rng, hospital), PHANTOM_CLASSES[planned.rank]
-    return make_phantom(label, rng, size, view=view, body=planned.body, shortcut=shortcut, hospital=hospital)
+    how = {"view": view, "body": planned.body, "shortcut": shortcut, "hospital": hospital, "severity": severity}
+    return make_phantom(label, rng, size, **how)
 
 
 def _save_image(folder, planned, size, shortcut, seed, hospital):
