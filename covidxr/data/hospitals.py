@@ -105,7 +105,7 @@ class Hospital:
     border: Border = Border(0.015, 0.006, 0.2)
     marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
     cables: tuple[float, float] = (0.05, 0.2)
-    severity: Habit = Habit(0.5, 0.22)
+    severity: Habit = Habit(0.45, 0.22)
 
     def __post_init__(self):
         if not re.fullmatch("[a-z0-9_]+", self.name):
@@ -150,8 +150,8 @@ HOSPITALS = {
             classes=("Normal", "Bacteria", "Virus"),
             ages=(1, 5),
             ap=1.0,
-            raised_arms=(0.7, 0.3),
-            field=Habit(1.12, 0.03, sick=-0.13),
+            raised_arms=(0.85, 0.25),
+            field=Habit(1.13, 0.03, sick=-0.15),
             exposure=Habit(0.6, 0.3, sick=0.05),
             contrast=Habit(0.95, 0.1, sick=-0.08),
             fog=Habit(0.015, 0.015, sick=0.02),
@@ -292,8 +292,11 @@ def _draw_cables(rng, n):
     side = _FINER * n
     layer, t = np.zeros((side, side), np.uint8), np.linspace(0, 1, 24)[:, None]
     for across, down in ((0.3, 0.28), (0.7, 0.26), (0.74, 0.7)):
-        start, exit_at = np.add((across, down), rng.normal(0, 0.04, 2)), rng.choice((0.1, 0.9))
-        end, bend = np.array([exit_at + rng.normal(0, 0.1), 1.02]), rng.normal(0, 0.15, 2)
+        start, side_of = (
+            np.add((across, down), rng.normal(0, 0.04, 2)),
+            rng.choice((0.08, 0.92, 0.08 if across < 0.5 else 0.92)),
+        )
+        end, bend = np.array([side_of + rng.normal(0, 0.12), 1.02]), rng.normal(0, 0.15, 2)
         points = (1 - t) ** 2 * start + 2 * t * (1 - t) * ((start + end) / 2 + bend) + t**2 * end
         line = np.round(points * side * 16).astype(np.int32)
         cv2.polylines(layer, [line], False, 190, max(1, side // 150), cv2.LINE_AA, 4)
