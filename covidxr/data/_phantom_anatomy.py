@@ -134,7 +134,7 @@ def _shrink_to_child(body):
 
     return replace(
         body, depth=body.depth * part(10.6, 11.5), height=body.height * part(21.8, 17.0), wall=body.wall * part(2.9, 1.3),
-        breast=body.breast * max(0.0, 1 - 2 * young), heart=body.heart * part(1, 1.12), bone=body.bone * part(1, 0.6),
+        breast=body.breast * max(0.0, 1 - 2 * young), heart=body.heart * part(1, 1.12), bone=body.bone * part(1, 0.8),
         rib_pitch=body.rib_pitch * part(2.25, 1.75), rib_fall=body.rib_fall * part(8.5, 4.0), bend=0.5 * body.bend,
         thymus=max(0.0, 1.6 - 0.4 * body.age),
         short=part(21.8, 17.0),
@@ -352,4 +352,7 @@ def _flesh(body, pose, cage):
     arm = rod(x, y, joint, _elbow(pose, *joint))
     low = tip + 17.5 + 0.8 * body.size
     breasts = ball(x, y, (7.3 * k, low - 2), (6.3 * k, 5.5 * k)) * edge(low + 2.2 - y, 3.5)
-    return np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.1 * body.breast * breasts
+    flesh = np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.1 * body.breast * breasts
+    if body.short < 1:  # a child's chin comes down onto the image
+        flesh = flesh + 7 * ball(x, y, (0, tip - 12.5 - 2.5 * pose.shrug), (4.8, 4.6))
+    return flesh

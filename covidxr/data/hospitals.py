@@ -17,6 +17,14 @@ PHANTOM_CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
 YOUNGEST, OLDEST = 1, 90
 
 
+class Habit(NamedTuple):
+    """Mean and standard deviation over a hospital's healthy, and what the mean of its sick lies above that."""
+
+    mean: float
+    spread: float
+    sick: float = 0.0
+
+
 class Marker(NamedTuple):
     """A side marker: its text, height, place (all shares of the image's side, from the top left) and share of images."""
 
@@ -39,7 +47,7 @@ class Border(NamedTuple):
 class Hospital:
     """A phantom hospital: its patients, its equipment and its habits, none of which is disease.
 
-    A pair is a mean and a spread: the standard deviation over the hospital's images.
+    Where `Habit.sick` is not zero, the hospital images its sick otherwise, in bed or on another machine, as real ones do.
 
     Attributes
     ----------
@@ -53,19 +61,19 @@ class Hospital:
         Youngest and oldest, 1 to 90 years.
     ap : float
         Share of views AP; the others are PA.
-    raised_arms : float
-        Share of images of children under six with the arms raised.
-    field : (float, float)
+    raised_arms : (float, float)
+        Share of the healthy, and share of the sick, under six who hold their arms up.
+    field : Habit
         Extent that an image covers, 1 for an adult's chest from the neck to the diaphragm.
-    exposure : (float, float)
+    exposure : Habit
         -1 dark to 1 bright.
-    contrast : (float, float)
+    contrast : Habit
         Slope of the grey-value curve, 1 for today's detectors.
-    fog : (float, float)
+    fog : Habit
         Grey of what should be black, 0 to 1.
-    sharpness : (float, float)
+    sharpness : Habit
         Standard deviation of the blur, as a share of the side.
-    photons : (float, float)
+    photons : Habit
         Decimal logarithm of the number of photons to a pixel: the fewer, the more noise.
     border : Border
         Black collimation border.
@@ -73,7 +81,7 @@ class Hospital:
         Side marker.
     cables : (float, float)
         Share of the healthy, and share of the sick, with cables and electrodes on the chest.
-    severity : (float, float)
+    severity : Habit
         Extent and density of lesions, 0 to 1.
 
     Examples
@@ -87,17 +95,17 @@ class Hospital:
     classes: tuple[str, ...] = PHANTOM_CLASSES
     ages: tuple[float, float] = (18, 90)
     ap: float = 0.5
-    raised_arms: float = 0.0
-    field: tuple[float, float] = (1.0, 0.03)
-    exposure: tuple[float, float] = (0.0, 0.35)
-    contrast: tuple[float, float] = (1.0, 0.1)
-    fog: tuple[float, float] = (0.03, 0.02)
-    sharpness: tuple[float, float] = (0.002, 0.0005)
-    photons: tuple[float, float] = (5.0, 0.2)
+    raised_arms: tuple[float, float] = (0.0, 0.0)
+    field: Habit = Habit(1.0, 0.03)
+    exposure: Habit = Habit(0.0, 0.35)
+    contrast: Habit = Habit(1.0, 0.1)
+    fog: Habit = Habit(0.03, 0.02)
+    sharpness: Habit = Habit(0.002, 0.0005)
+    photons: Habit = Habit(5.0, 0.2)
     border: Border = Border(0.015, 0.006, 0.2)
     marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
     cables: tuple[float, float] = (0.05, 0.2)
-    severity: tuple[float, float] = (0.6, 0.2)
+    severity: Habit = Habit(0.45, 0.22)
 
     def __post_init__(self):
         if not re.fullmatch("[a-z0-9_]+", self.name):
@@ -138,32 +146,33 @@ HOSPITALS = {
     for hospital in (
         Hospital(
             "childrens",
-            "Children of one to five, AP, on a dedicated detector.",
+            "Children of one to five, AP; the sick in bed, collimated closely.",
             classes=("Normal", "Bacteria", "Virus"),
             ages=(1, 5),
             ap=1.0,
-            raised_arms=0.5,
-            field=(1.14, 0.05),
-            exposure=(-0.05, 0.35),
-            contrast=(0.95, 0.12),
-            fog=(0.03, 0.02),
-            sharpness=(0.0025, 0.0007),
-            photons=(4.9, 0.2),
-            border=Border(0.012, 0.006, 0.15),
+            raised_arms=(0.85, 0.25),
+            field=Habit(1.13, 0.03, sick=-0.15),
+            exposure=Habit(0.6, 0.3, sick=0.05),
+            contrast=Habit(0.95, 0.1, sick=-0.08),
+            fog=Habit(0.015, 0.015, sick=0.02),
+            sharpness=Habit(0.0025, 0.0006),
+            photons=Habit(4.9, 0.2),
+            border=Border(0.012, 0.006, 0.12),
             marker=Marker("R", 0.04, 0.08, 0.3, 0.7),
-            cables=(0.03, 0.12),
+            cables=(0.02, 0.15),
         ),
         Hospital(
             "city",
             "Adults, mostly AP in bed, with cables on the sick; digitised images.",
             ages=(30, 85),
             ap=0.75,
-            exposure=(0.3, 0.35),
-            contrast=(0.85, 0.12),
-            fog=(0.08, 0.04),
-            sharpness=(0.0045, 0.0012),
-            photons=(4.7, 0.2),
-            border=Border(0.02, 0.008, 0.3),
+            field=Habit(1.0, 0.04),
+            exposure=Habit(0.6, 0.35),
+            contrast=Habit(0.88, 0.12),
+            fog=Habit(0.06, 0.03),
+            sharpness=Habit(0.004, 0.001),
+            photons=Habit(4.7, 0.2),
+            border=Border(0.02, 0.008, 0.25),
             marker=Marker("L", 0.05, 0.9, 0.12, 0.6),
             cables=(0.1, 0.45),
         ),
@@ -172,11 +181,12 @@ HOSPITALS = {
             "Adults, mostly PA and upright, on sharp detectors of low noise.",
             ages=(20, 80),
             ap=0.2,
-            exposure=(0.1, 0.25),
-            contrast=(1.08, 0.1),
-            fog=(0.02, 0.015),
-            sharpness=(0.001, 0.0003),
-            photons=(5.3, 0.15),
+            field=Habit(0.98, 0.03),
+            exposure=Habit(0.4, 0.3),
+            contrast=Habit(1.05, 0.1),
+            fog=Habit(0.02, 0.015),
+            sharpness=Habit(0.001, 0.0003),
+            photons=Habit(5.3, 0.15),
             border=Border(0.012, 0.005, 0.2),
             marker=Marker("L", 0.035, 0.92, 0.08, 0.85),
             cables=(0.02, 0.15),
@@ -186,12 +196,13 @@ HOSPITALS = {
             "The outside hospital: adults, AP and PA, all classes in equal parts.",
             ages=(18, 85),
             ap=0.5,
-            exposure=(0.15, 0.35),
-            contrast=(0.97, 0.12),
-            fog=(0.05, 0.03),
-            sharpness=(0.003, 0.0008),
-            photons=(5.0, 0.2),
-            border=Border(0.016, 0.007, 0.25),
+            field=Habit(1.0, 0.04),
+            exposure=Habit(0.5, 0.35),
+            contrast=Habit(0.97, 0.12),
+            fog=Habit(0.04, 0.02),
+            sharpness=Habit(0.0025, 0.0008),
+            photons=Habit(5.0, 0.2),
+            border=Border(0.016, 0.007, 0.2),
             marker=Marker("R", 0.045, 0.08, 0.1, 0.65),
             cables=(0.08, 0.2),
         ),
@@ -223,12 +234,17 @@ class Acquisition(NamedTuple):
     layout: int  # seed of the cables' course and the marker's place
 
 
+def draw_habit(habit, score, sick) -> float:
+    """Value of a habit on an image that lies `score` standard deviations from the mean."""
+    return habit.mean + habit.spread * score + habit.sick * sick
+
+
 def draw_acquisition(rng, hospital, sick) -> Acquisition:
     """Draw an acquisition; the same numbers are drawn for every hospital, so that each cue can be changed alone."""
     scores, chances = np.clip(rng.standard_normal(7), -2.2, 2.2), rng.random(3)
     sides, layout = rng.uniform(0, 2, 4), int(rng.integers(2**31))
-    pairs = hospital.exposure, hospital.contrast, hospital.fog, hospital.sharpness, hospital.photons, hospital.severity
-    values = [mean + spread * score for (mean, spread), score in zip(pairs, scores[:6], strict=True)]
+    habits = hospital.exposure, hospital.contrast, hospital.fog, hospital.sharpness, hospital.photons, hospital.severity
+    values = [draw_habit(habit, score, sick) for habit, score in zip(habits, scores[:6], strict=True)]
     exposure, contrast, fog, blur, photons, severity = values
     width = max(hospital.border.mean + hospital.border.spread * scores[6], 0.0)
     return Acquisition(
@@ -242,45 +258,53 @@ def draw_acquisition(rng, hospital, sick) -> Acquisition:
 def develop_at(image, acquisition):
     """Turn an exposed image into the hospital's: fog, blur, cables, side marker and border."""
     n, layout = len(image), np.random.default_rng(acquisition.layout)
+    shift, tilt = layout.normal(0, 0.012, 2), layout.normal(0, 4)
     image = acquisition.fog + (1 - acquisition.fog) * image
     if acquisition.blur * n > 0.1:
         image = cv2.GaussianBlur(image, (0, 0), acquisition.blur * n)
-    place = layout.normal(0, 0.01, 2)
     if acquisition.cables:
-        layer = _draw_cables(layout, n)
-        image = image + 0.35 * layer * (1 - image)
+        image = image + 0.3 * _draw_cables(layout, n) * (1 - image)
     if acquisition.marker:
-        layer = _draw_marker(acquisition.marker, place, n)
-        image = image + layer * np.maximum(0.92 - image, 0)
+        image = image + _draw_marker(acquisition.marker, shift, tilt, n) * np.maximum(0.9 - image, 0)
     top, bottom, left, right = np.round(acquisition.borders * n).astype(int)
     image[:top] = image[n - bottom :] = image[:, :left] = image[:, n - right :] = 0
     return image
 
 
-def _draw_marker(marker, shift, n):
+_FINER = 2  # thin lines are drawn on a finer grid and averaged
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX, 2.0  # its capitals are 42 pixels high
+
+
+def _draw_marker(marker, shift, tilt, n):
     """Opacity of the marker's letters, 0 to 1."""
-    fine = np.zeros((4 * n, 4 * n), np.uint8)  # thin letters need more pixels than the image has
-    scale, stroke = marker.height * 4 * n / 21, max(1, round(marker.height * 4 * n / 7))
-    (width, height), _ = cv2.getTextSize(marker.text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
-    corner = np.multiply(np.add((marker.across, marker.down), shift), 4 * n) + (-width / 2, height / 2)
-    corner = tuple(map(int, corner))
-    cv2.putText(fine, marker.text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, stroke, cv2.LINE_AA)
-    return cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    (width, height), below = cv2.getTextSize(marker.text, *_FONT, 6)
+    letters = np.zeros((height + 2 * below, width + 2 * below), np.uint8)
+    cv2.putText(letters, marker.text, (below, height + below), *_FONT, 255, 6, cv2.LINE_AA)
+    middle, scale = np.array(letters.shape[::-1]) / 2, marker.height * _FINER * n / height
+    matrix = cv2.getRotationMatrix2D(middle.tolist(), tilt, scale)
+    matrix[:, 2] += np.add((marker.across, marker.down), shift) * _FINER * n - middle
+    return _averaged(cv2.warpAffine(letters, matrix, (_FINER * n, _FINER * n)), n)
 
 
 def _draw_cables(rng, n):
     """Opacity of electrodes on the chest and of the cables that lead from them off the image, 0 to 1."""
-    fine, side = np.zeros((4 * n, 4 * n), np.uint8), 4 * n
-    t = np.linspace(0, 1, 24)[:, None]
+    side = _FINER * n
+    layer, t = np.zeros((side, side), np.uint8), np.linspace(0, 1, 24)[:, None]
     for across, down in ((0.3, 0.28), (0.7, 0.26), (0.74, 0.7)):
-        start = np.add((across, down), rng.normal(0, 0.04, 2))
-        end = np.array([rng.uniform(0.75, 1.0), 1.02]) if rng.random() < 0.6 else np.array([rng.uniform(0, 0.4), 1.02])
-        bend = (start + end) / 2 + rng.normal(0, 0.12, 2)
-        points = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
-        cv2.polylines(
-            fine, [np.round(points * side * 16).astype(np.int32)], False, 190, max(1, side // 180), cv2.LINE_AA, 4
+        start, side_of = (
+            np.add((across, down), rng.normal(0, 0.04, 2)),
+            rng.choice((0.08, 0.92, 0.08 if across < 0.5 else 0.92)),
         )
-        centre = tuple(np.round(start * side).astype(int).tolist())
-        cv2.circle(fine, centre, side // 55, 110, -1, cv2.LINE_AA)
-        cv2.circle(fine, centre, side // 120, 255, -1, cv2.LINE_AA)
-    return cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        end, bend = np.array([side_of + rng.normal(0, 0.12), 1.02]), rng.normal(0, 0.15, 2)
+        points = (1 - t) ** 2 * start + 2 * t * (1 - t) * ((start + end) / 2 + bend) + t**2 * end
+        line = np.round(points * side * 16).astype(np.int32)
+        cv2.polylines(layer, [line], False, 190, max(1, side // 150), cv2.LINE_AA, 4)
+        centre = np.round(start * side).astype(int).tolist()
+        cv2.circle(layer, centre, side // 60, 110, -1, cv2.LINE_AA)
+        cv2.circle(layer, centre, side // 130, 255, -1, cv2.LINE_AA)
+    return _averaged(layer, n)
+
+
+def _averaged(layer, n):
+    return cv2.resize(layer, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255

@@ -33,6 +33,7 @@ from covidxr.data.hospitals import (
     Hospital,
     develop_at,
     draw_acquisition,
+    draw_habit,
     find_hospital,
 )
 from covidxr.data.manifest import manifest_rows
@@ -123,9 +124,9 @@ def draw_habits(rng, rank, shortcut, photons) -> Habits:
     return Habits(**values, contrast=rng.uniform(0.85, 1.15), photons=photons)
 
 
-def place(layers, rng, size, field=1.0):
+def place(layers, rng, size, field=1.0, loose=1.0):
     """Lay the canvas on the image, a little shifted, tilted, nearer or farther."""
-    nearness, tilt, *shift = np.clip(rng.standard_normal(4), -2.5, 2.5) * (0.02, 1.6, 0.5, 0.5)
+    nearness, tilt, *shift = np.clip(rng.standard_normal(4), -2.5, 2.5) * loose * (0.02, 1.6, 0.5, 0.5)
     pixels = layers.shape[0] / SPAN  # to the centimetre
     matrix = cv2.getRotationMatrix2D((0, 0), tilt, size / (FIELD * field * (1 + nearness) * pixels))
     centre = layers.shape[0] / 2 + np.add(shift, (0, 0.4)) * pixels
@@ -183,6 +184,9 @@ class Phantom(NamedTuple):
     image: np.ndarray
     lesion_mask: np.ndarray
     lung_mask: np.ndarray
+
+
+_LOOSE = {"PA": 1.2, "AP": 1.5}  # how much less exactly people are placed than where no hospital is named
 
 
 def make_phantom(
@@ -269,13 +273,14 @@ def make_phantom(
 def _draw_at(hospital, label, rng, size, generators, body, view, severity):
     """Draw one image as the hospital takes it."""
     lesions, grain = generators
-    habits = draw_acquisition(np.random.default_rng(rng.integers(2**63)), hospital, label != "Normal")
+    sick = label != "Normal"
+    habits = draw_acquisition(np.random.default_rng(rng.integers(2**63)), hospital, sick)
     side = max(size, 128)
-    field = hospital.field[0] + hospital.field[1] * np.clip(rng.standard_normal(), -2, 2)
-    raised = rng.random() < hospital.raised_arms and body.age < 6
+    field = draw_habit(hospital.field, np.clip(rng.standard_normal(), -2, 2), sick)
+    raised = rng.random() < hospital.raised_arms[sick] and body.age < 6
     pose = draw_pose(rng, view)._replace(raised=raised)
     chest = draw_chest(body, pose, rng, round(1.15 * side))
-    layers = place(_layers(label, chest, lesions, severity or habits.severity), rng, side, field)
+    layers = place(_layers(label, chest, lesions, severity or habits.severity), rng, side, field, _LOOSE[view])
     return _shrink(develop_at(expose(*layers[:3], habits, grain), habits), layers, size)
 
 
