@@ -154,6 +154,20 @@ def _blur(field, sigma):
 
 PHANTOM_CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
 
+
+class Hospital(NamedTuple):
+    """A hospital that phantoms come from; `classes` are those that it sends."""
+
+    classes: tuple = PHANTOM_CLASSES
+
+
+HOSPITALS = {
+    "childrens": Hospital(("Normal", "Bacteria", "Virus")),
+    "city": Hospital(),
+    "university": Hospital(),
+    "county": Hospital(),
+}
+
 SMALLEST = 32
 
 _MOST_OF_A_CLASS = 100_000  # some hours of drawing
@@ -239,7 +253,7 @@ def make_phantom(
 
 
 def load_phantoms(
-    data_dir, classes=("Normal", "COVID-19", "Bacteria"), per_class=120, seed=0, size=200, shortcut=None
+    data_dir, classes=("Normal", "COVID-19", "Bacteria"), per_class=120, seed=0, size=200, shortcut=None, hospital=None
 ) -> pd.DataFrame:
     """Draw a data set into a folder and return its manifest.
 
@@ -260,6 +274,8 @@ def load_phantoms(
         Side of the images in pixels, 32 to 2,048.
     shortcut : dict of str to float, optional
         See `make_phantom`; ``body_size`` is planted by person, the others by image.
+    hospital : str, optional
+        A key of `HOSPITALS`.
 
     Returns
     -------
@@ -287,13 +303,14 @@ def load_phantoms(
         _check_phantom(label, size, shortcut)
     check_whole("per_class", per_class, 1, _MOST_OF_A_CLASS)
     check_seed(seed)
-    folder = Path(data_dir) / f"phantom-{_folder_name(seed, size, shortcut)}"
+    source = f"phantom-{hospital}" if hospital else "phantom"
+    folder = Path(data_dir) / f"{source}-{_folder_name(seed, size, shortcut)}"
     images = [
         image
         for label in classes
         for image in _plan_images(PHANTOM_CLASSES.index(label), per_class, seed, shortcut or {})
     ]
-    return manifest_rows(_draw_image(folder, image, size, shortcut, seed) for image in images)
+    return manifest_rows(_draw_image(folder, image, size, shortcut, seed) | {"source": source} for image in images)
 
 
 def _plan_images(rank, per_class, seed, shortcut):
