@@ -44,6 +44,12 @@ def test_phantoms_and_own_files_are_not_downloaded(tmp_path):
     assert needed_sources([str(profile)]) == ["figure1"]
 
 
+def test_a_source_that_is_restricted_to_classes_is_downloaded(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("01_dataset_assembly:\n  sources: [phantom-city: [COVID-19], figure1: [COVID-19]]\n")
+    assert needed_sources([str(profile)]) == ["figure1"]
+
+
 def test_unknown_name_lists_the_known_ones(capsys):
     assert main(["data", "artcle"]) == 2
     assert "unknown source or profile 'artcle'; available: covid-chestxray, " in capsys.readouterr().err

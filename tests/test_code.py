@@ -6,7 +6,17 @@ import nbformat
 import pytest
 
 from covidxr import fingerprint
-from covidxr.fingerprint import PRESENTATION, ROOT, _module, _parsed, closure, code_of, modules_of
+from covidxr.fingerprint import (
+    PRESENTATION,
+    ROOT,
+    _module,
+    _parsed,
+    closure,
+    code_of,
+    comparable,
+    inputs_of,
+    modules_of,
+)
 from covidxr.run.plan import read_notebooks
 
 MODULES = {
@@ -125,3 +135,12 @@ def test_lists_of_sources_are_known_as_such():
     declared = [pair for step in read_notebooks() for pair in step.declared.items()]
     lists = {name for name, value in declared if isinstance(value, list) and "phantom" in value}
     assert {"sources", "external"} <= lists <= set(fingerprint.SOURCE_LISTS)
+
+
+def test_sources_that_are_restricted_to_classes_count_by_source_and_classes(tmp_path):
+    own = str(tmp_path / "ours.csv")
+    sources = ["figure1", {"phantom-city": ["COVID-19"]}, {own: ["Normal"]}]
+    assert comparable({"sources": sources}) == {
+        "sources": ["figure1", {"phantom-city": ["COVID-19"]}, {"a path": ["Normal"]}]
+    }
+    assert set(inputs_of({"sources": sources}, {})) == {"sources: figure1", "sources: ours.csv"}

@@ -19,7 +19,7 @@ from test_notebooks import ROOT
 from covidxr.audit.generalization import METHODS
 from covidxr.audit.probes import PROBES
 from covidxr.data.dataset import CLASSES, Dataset, build_dataset, save_dataset, save_embeddings
-from covidxr.data.manifest import manifest_rows
+from covidxr.data.manifest import manifest_rows, patient_keys
 from covidxr.data.phantom import load_phantoms
 from covidxr.data.sources import load_source
 from covidxr.data.splits import split_manifest
@@ -642,5 +642,16 @@ def test_a_positive_class_that_is_none_of_the_run_s_is_a_sentence_before_anythin
 @pytest.mark.parametrize(("name", "parameter"), [("06", "external_sets"), ("07", "external")])
 def test_phantoms_that_cannot_be_drawn_of_the_run_s_classes_are_a_sentence(name, parameter, run):
     given, _ = run
-    with pytest.raises(CovidxrError, match="no phantoms of the run's class 'Healthy'"):
+    with pytest.raises(CovidxrError, match="source 'phantom' has no phantoms of Healthy or TB, only of Normal"):
         run_notebook(name, **given, positive="TB", **{parameter: ["phantom"]})
+
+
+def test_an_external_phantom_hospital_shares_no_patient_with_the_run(tmp_path):
+    run = build_dataset(["phantom-city"], per_class=2, image_size=32, work_dir=tmp_path)
+    sets = load_external(["phantom-city", {"phantom-county": ["COVID-19"]}], run, work_dir=tmp_path)
+    assert [one.name for one in sets] == ["phantom-city", "phantom-county"]
+    assert [set(one.manifest.source) for one in sets] == [{"phantom-city"}, {"phantom-county"}]
+    assert set(sets[1].manifest.label) == {"COVID-19"} and len(sets[0].images) == 120
+    assert not set(patient_keys(sets[0].manifest)) & set(run.patients) and sets[0].excluded["known to the run"] == 0
+    with pytest.raises(CovidxrError, match="external set 'phantom-city' is named twice"):
+        load_external(["phantom-city", {"phantom-city": ["Normal"]}], run, work_dir=tmp_path)

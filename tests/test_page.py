@@ -274,6 +274,7 @@ def test_results_on_synthetic_images_are_marked_everywhere(tmp_path):
     ("sources", "message"),
     [
         (["phantom"], "All images of this run are synthetic"),
+        (["phantom-city", "phantom-county"], "All images of this run are synthetic"),
         (["phantom, seed 1"], "All images of this run are synthetic"),
         (["phantom", "ours"], "Some images of this run are synthetic"),
         (["ours"], "The external images of phantom are synthetic"),

@@ -10,10 +10,15 @@ import pytest
 
 from covidxr.data.images import DecodeError, read_image
 from covidxr.data.manifest import COLUMNS, MASK_COLUMNS, read_table
+from covidxr.data.phantom import HOSPITALS
 from covidxr.data.sources import (
+    PHANTOM_SOURCES,
+    SOURCES,
+    draw_phantoms,
     excluded_images,
     load_source,
     load_table,
+    source_entry,
     source_names,
 )
 from covidxr.utils import CovidxrError
@@ -423,3 +428,65 @@ def test_the_named_source_needs_a_place(tmp_path):
     with pytest.raises(CovidxrError, match="source 'table' needs data_dir"):
         load_source("table")
     assert len(load_source("table", sample_images(tmp_path, "path,label\na.png,Normal\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ("figure1", ("figure1", None)),
+        (Path("ours.csv"), (Path("ours.csv"), None)),
+        ({"figure1": ["COVID-19"]}, ("figure1", ["COVID-19"])),
+        ({Path("ours.csv"): ("a", "b")}, (Path("ours.csv"), ["a", "b"])),
+    ],
+)
+def test_an_entry_is_a_source_and_perhaps_its_classes(entry, parts):
+    assert source_entry(entry) == parts
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({}, r"source {}: name one source with its classes, such as {'figure1': \['COVID-19'\]}"),
+        ({"figure1": ["COVID-19"], "phantom": ["Normal"]}, "source {.*}: name one source with its classes"),
+        ({"figure1": "COVID-19"}, "source 'figure1' is 'COVID-19'; give a list of names"),
+        ({"figure1": None}, "source 'figure1' is None; give a list of names"),
+        ({"figure1": []}, "source 'figure1' is empty; name at least one"),
+        ({"figure1": [3]}, "source 'figure1' holds 3, which is not a name"),
+        ({"figure1": ["COVID-19", "COVID-19"]}, "source 'figure1' holds 'COVID-19' twice"),
+    ],
+)
+def test_a_malformed_entry_is_a_sentence(entry, error):
+    with pytest.raises(CovidxrError, match=error):
+        source_entry(entry)
+
+
+def test_only_the_classes_of_an_entry_are_loaded(tmp_path):
+    for name in ("Normal/a.png", "Normal/b.png", "Virus/c.png"):
+        plant(tmp_path / "ours", name)
+    assert load_source({tmp_path / "ours": ["Normal"]}).label.tolist() == ["Normal", "Normal"]
+    with pytest.raises(CovidxrError, match=r"unknown class of source '.*ours': 'Covid'; available: Normal, Virus"):
+        load_source({tmp_path / "ours": ["Normal", "Covid"]})
+
+
+def test_each_phantom_hospital_is_a_source(tmp_path):
+    assert set(PHANTOM_SOURCES) == {"phantom", *(f"phantom-{name}" for name in HOSPITALS)} <= set(SOURCES)
+    assert excluded_images([{"phantom-city": ["COVID-19"]}, *PHANTOM_SOURCES], tmp_path).empty
+    for name, hospital in HOSPITALS.items():
+        rows = draw_phantoms(f"phantom-{name}", hospital.classes, tmp_path, per_class=1, size=32)
+        assert rows.label.tolist() == list(hospital.classes) and set(rows.source) == {f"phantom-{name}"}
+
+
+def test_phantoms_are_drawn_of_the_wanted_classes_that_their_hospital_sends(tmp_path):
+    def drawn(entry, *classes, label_map=None):
+        return draw_phantoms(entry, classes, tmp_path, label_map, per_class=1, size=32).label.tolist()
+
+    assert drawn("phantom-childrens", "COVID-19", "Bacteria") == ["Bacteria"]
+    assert drawn({"phantom-city": ["COVID-19"]}, "Normal", "COVID-19") == ["COVID-19"]
+    assert drawn("phantom", "Pneumonia", label_map={"Virus": "Pneumonia", "Bacteria": "Pneumonia"}) == [
+        "Bacteria",
+        "Virus",
+    ]
+    with pytest.raises(CovidxrError, match="unknown class of source 'phantom-city': 'Flu'; available: Normal"):
+        drawn({"phantom-city": ["COVID-19", "Flu"]}, "COVID-19")
+    with pytest.raises(CovidxrError, match="'phantom-childrens' has no phantoms of COVID-19, only of Normal"):
+        drawn("phantom-childrens", "COVID-19")

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from covidxr.checks import check_names
 from covidxr.data.download import (
     KAGGLE_HANDLE,
     LISTING_FILE,
@@ -23,6 +25,7 @@ from covidxr.data.download import (
     known_files,
     read_listing,
 )
+from covidxr.data.hospitals import HOSPITALS, PHANTOM_CLASSES
 from covidxr.data.manifest import (
     COLUMNS,
     EXCLUDED_COLUMNS,
@@ -320,10 +323,43 @@ class Source:
     origin: Origin | None = None
 
 
+PHANTOM_SOURCES = {"phantom": None} | {f"phantom-{hospital}": hospital for hospital in HOSPITALS}
+
+
+def phantom_labels(source, label_map=None) -> dict[str, str]:
+    """The classes that a source of phantoms sends, each with its label once renamed."""
+    hospital = PHANTOM_SOURCES[source]
+    sent = HOSPITALS[hospital].classes if hospital else PHANTOM_CLASSES
+    return {label: (label_map or {}).get(label, label) for label in sent}
+
+
+def draw_phantoms(entry, classes, folder, label_map=None, **options) -> pd.DataFrame:
+    """Draw the phantoms of an entry of a list of sources that are of some classes, named as after `label_map`.
+
+    `options` are those of `load_phantoms`.
+    """
+    source, wanted = source_entry(entry)
+    labels = phantom_labels(source, label_map)
+    _check_sent(source, wanted or (), labels.values())
+    taken = [name for name in classes if wanted is None or name in wanted]
+    drawn = [label for name in taken for label, renamed in labels.items() if renamed == name]
+    if not drawn:
+        raise CovidxrError(
+            f"source {source!r} has no phantoms of {' or '.join(classes)}, only of {', '.join(labels.values())}; take it out of "
+            "the list, or rename its labels with label_map"
+        )
+    return load_phantoms(folder, classes=drawn, hospital=PHANTOM_SOURCES[source], **options).assign(source=source)
+
+
+def _draw_all(source, data_dir):
+    return draw_phantoms(source, list(phantom_labels(source)), data_dir)
+
+
 SOURCES = {
     source.name: source
     for source in (
         Source("phantom", load_phantoms),
+        *(Source(name, partial(_draw_all, name)) for name, hospital in PHANTOM_SOURCES.items() if hospital),
         Source(
             "covid-chestxray",
             _load_covid_chestxray,
@@ -391,14 +427,45 @@ def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fet
     return fetch_origin(SOURCES[source].origin, data_dir, mirror, archive)
 
 
-def load_source(source: str | Path, data_dir: str | Path | None = None) -> pd.DataFrame:
+def source_entry(entry) -> tuple[str | Path, list[str] | None]:
+    """Split an entry of a list of sources into the source and the classes to take of it; None takes all.
+
+    >>> source_entry("figure1"), source_entry({"figure1": ["COVID-19"]})
+    (('figure1', None), ('figure1', ['COVID-19']))
+    """
+    if not isinstance(entry, dict):
+        return entry, None
+    if len(entry) != 1:
+        raise CovidxrError(f"source {entry!r}: name one source with its classes, such as {{'figure1': ['COVID-19']}}")
+    [(source, classes)] = entry.items()
+    check_names(f"source {str(source)!r}", classes)
+    return source, list(classes)
+
+
+def _take_classes(rows, entry, label_map):
+    """Rename the labels of a source, and select the classes that its entry names."""
+    source, classes = source_entry(entry)
+    rows = rows.assign(label=rows.label.replace(label_map or {}))
+    if classes is None:
+        return rows
+    _check_sent(source, classes, sorted(set(rows.label)))
+    return rows[rows.label.isin(classes)]
+
+
+def _check_sent(source, classes, sent):
+    for label in classes:
+        if label not in sent:
+            raise unknown(f"class of source {str(source)!r}:", label, sent)
+
+
+def load_source(source: str | Path | dict[str, list[str]], data_dir: str | Path | None = None) -> pd.DataFrame:
     """List the images of one source.
 
     Parameters
     ----------
-    source : str
+    source : str, pathlib.Path or dict
         A name in `covidxr.data.sources.SOURCES`, or the path of your own CSV file or folder, which is named after the
-        file, without its suffix.
+        file, without its suffix. ``{source: [classes]}`` takes only these classes of a source.
     data_dir : str or pathlib.Path, optional
         The folder that holds the public collections.
 
@@ -417,21 +484,27 @@ def load_source(source: str | Path, data_dir: str | Path | None = None) -> pd.Da
     >>> load_source("kagle")
     Traceback (most recent call last):
         ...
-    covidxr.utils.CovidxrError: unknown source 'kagle'; available: phantom, covid-chestxray, kaggle-chest-xray, darkcovidnet, figure1, table, or the path of a CSV file or a folder of images
+    covidxr.utils.CovidxrError: unknown source 'kagle'; available: phantom, ..., or the path of a CSV file or a folder of images
     """
     return load_sources([source], data_dir)[0]
 
 
-def load_sources(sources, data_dir, known=SOURCES):
-    """Load several sources, each under a name of its own."""
+def load_sources(entries, data_dir, label_map=None, draw=None):
+    """Load several sources, each under a name of its own; `draw` makes the phantoms of an entry."""
+    sources = [source_entry(entry)[0] for entry in entries]
     paths = [_source_path(source, data_dir) for source in sources]
     own = [path for path in paths if path is not None]
     _check_named_once(sources, paths)
     names = iter(source_names(own, [name for name in SOURCES if name != "table"]))
-    frames = [
-        used_rows(known[source].load(data_dir)) if path is None else known["table"].load(path, next(names))
-        for source, path in zip(sources, paths, strict=True)
-    ]
+    frames = []
+    for entry, source, path in zip(entries, sources, paths, strict=True):
+        if path is not None:
+            rows = load_table(path, next(names))
+        elif draw and source in PHANTOM_SOURCES:
+            rows = draw(entry)
+        else:
+            rows = used_rows(SOURCES[source].load(data_dir))
+        frames.append(_take_classes(rows, entry, label_map))
     _check_distinct(sources, frames)
     return frames
 
@@ -476,7 +549,11 @@ def _check_distinct(sources, frames):
 
 
 def excluded_images(sources, data_dir) -> pd.DataFrame:
-    """List the records that sources exclude, and those whose file is missing, with the reason."""
-    named = [source for source in sources if source in SOURCES and source not in ("phantom", "table")]
+    """List the records that sources exclude, and those whose file is missing, with the reason.
+
+    Of a source in `sources` that is restricted to classes, all excluded records are listed.
+    """
+    named = [source for source, _ in map(source_entry, sources) if source in SOURCES]
+    named = [source for source in named if source not in PHANTOM_SOURCES and source != "table"]
     tables = [excluded_rows(SOURCES[source].load(data_dir)) for source in named]
     return pd.concat([pd.DataFrame(columns=list(EXCLUDED_COLUMNS)), *tables], ignore_index=True)

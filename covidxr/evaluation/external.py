@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,8 +15,7 @@ from covidxr.data.dataset import Dataset
 from covidxr.data.duplicates import duplicates_of, mark_duplicates
 from covidxr.data.images import DecodeError, read_images
 from covidxr.data.manifest import patient_keys, read_table
-from covidxr.data.phantom import PHANTOM_CLASSES, load_phantoms
-from covidxr.data.sources import SOURCES, load_source, source_names
+from covidxr.data.sources import SOURCES, draw_phantoms, load_sources, source_entry, source_names
 from covidxr.data.splits import split_groups
 from covidxr.evaluation.calibration import apply_temperature, calibration_error, choose_threshold, fit_temperature
 from covidxr.evaluation.intervals import (
@@ -53,7 +53,7 @@ class ExternalSet(NamedTuple):
 
 
 def load_external(
-    sources: Sequence[str],
+    sources: Sequence[str | dict[str, list[str]]],
     run: Dataset,
     data_dir: str | os.PathLike | None = None,
     label_map: dict[str, str] | None = None,
@@ -68,8 +68,8 @@ def load_external(
     Parameters
     ----------
     sources : sequence of str
-        Names of sources, or paths of CSV files or folders, each once. ``phantom`` draws new phantoms of the run's classes with
-        another seed.
+        Names of sources, or paths of CSV files or folders, each once. ``{source: [classes]}`` takes only these classes of a
+        source, named as after `label_map`. Sources of phantoms draw new ones of the run's classes with another seed.
     run : covidxr.data.Dataset
         The run's data. Its patients and near-duplicates of its images are excluded; its images' size is that of the sets.
     data_dir : str or pathlib.Path, optional
@@ -103,22 +103,26 @@ def load_external(
     (120, 32, 32)
     """
     manifest = run[0]
-    paths = [None if source in SOURCES else Path(source).resolve() for source in sources]
-    keys = [path or source for path, source in zip(paths, sources, strict=True)]
+    named = [source_entry(entry)[0] for entry in sources]
+    paths = [None if source in SOURCES else Path(source).resolve() for source in named]
+    keys = [path or source for path, source in zip(paths, named, strict=True)]
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise CovidxrError(f"external set {str(sources[number])!r} is named twice; name each once")
+            raise CovidxrError(f"external set {str(named[number])!r} is named twice; name each once")
     names = iter(source_names([path for path in paths if path], SOURCES))
+    draw = partial(
+        draw_phantoms,
+        classes=list(manifest.label.unique()),
+        folder=Path(work_dir) / "phantoms",
+        label_map=label_map,
+        per_class=40,
+        seed=seed + 1,  # a patient's number holds the seed, so none is one of the run's
+    )
     sets = []
-    for source, path in zip(sources, paths, strict=True):
-        if source == "phantom":
-            name, rows = source, _new_phantoms(manifest, work_dir, seed)
-        elif path is None:
-            name, rows = source, load_source(source, data_dir)
-        else:
-            name = next(names)
-            rows = _with_own_source(load_source(source, data_dir), path, name, manifest)
-        sets.append(_without_known(name, rows.assign(label=rows.label.replace(label_map or {})), run))
+    for entry, source, path in zip(sources, named, paths, strict=True):
+        name = next(names) if path else source
+        [rows] = load_sources([entry], data_dir, label_map, draw)
+        sets.append(_without_known(name, _with_own_source(rows, path, name, manifest) if path else rows, run))
     return sets
 
 
@@ -164,17 +168,6 @@ def _with_own_source(rows, path, name, run_manifest):
     shared = [source_of[path] for path in map(os.path.abspath, rows.path) if path in source_of]
     taken = set(run_manifest.source)
     return rows.assign(source=shared[0] if shared else name if name not in taken else source_names([path], taken)[0])
-
-
-def _new_phantoms(run_manifest, work_dir, seed):
-    classes = list(run_manifest.label.unique())
-    if other := [label for label in classes if label not in PHANTOM_CLASSES]:
-        raise CovidxrError(
-            f"there are no phantoms of the run's class {other[0]!r}, only of {', '.join(PHANTOM_CLASSES)}; name other "
-            "external sets, or none, in notebooks 06 and 07"
-        )
-    rows = load_phantoms(Path(work_dir) / "phantoms", classes=classes, per_class=40, seed=seed + 1)
-    return rows.assign(source=f"phantom, seed {seed + 1}")  # each seed numbers its patients from one
 
 
 def external_overview(sets, classes) -> pd.DataFrame:

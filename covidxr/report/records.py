@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from covidxr.data.sources import PHANTOM_SOURCES, source_entry
 from covidxr.report._html import is_number
 from covidxr.utils import METRICS_VERSION, read_json
 
@@ -138,7 +139,7 @@ class Synthetic(NamedTuple):
 
 def is_synthetic(source) -> bool:
     """Whether a source, or an external set, is the package's own phantoms."""
-    return str(source) == "phantom" or str(source).startswith("phantom, ")
+    return str(source).split(", seed ")[0] in PHANTOM_SOURCES
 
 
 def synthetic_images(run_dir, records) -> Synthetic:
@@ -159,4 +160,4 @@ def _manifest_sources(path):
 
 def _named_sources(parameters):
     lists = [values["sources"] for values in parameters.values() if isinstance(values.get("sources"), list)]
-    return {str(source) for names in lists for source in names}
+    return {str(source_entry(entry)[0]) for names in lists for entry in names}

@@ -77,10 +77,13 @@ def needed_sources(names) -> list[str]:
 
 
 def _profile_sources(name):
+    from covidxr.data.sources import source_entry
+
     if name not in _profiles() and not Path(name).is_file():
         raise unknown("source or profile", name, [*FETCHABLE, *_profiles(), "the path of a YAML file"])
     lists = [section.get(key) or [] for section in read_profile(name)[1].values() for key in ("sources", "external")]
-    return [source for sources in lists for source in sources if source in FETCHABLE]
+    named = [source_entry(entry)[0] for sources in lists for entry in sources]
+    return [source for source in named if source in FETCHABLE]
 
 
 def _profiles():
