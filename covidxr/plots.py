@@ -193,11 +193,12 @@ def confusion_plot(table, ax=None):
     return ax
 
 
-def forest(table, ax=None, xlabel="accuracy"):
-    """``value``, ``low`` and ``high`` of each row, with chance; an audit's table by category, with its conclusions."""
+def forest(table, ax=None, xlabel="accuracy", measure=""):
+    """``value``, ``low`` and ``high`` of each row, or a `measure` with its limits, with chance; an audit's table by category."""
     ax = _axes(ax, 7.5, 0.32 * (len(table) + (table.category.nunique() if "category" in table else 0)) + 1)
     lines, ticks = _lines(ax, table)
-    ends = table[["value", "low", "high"]].astype(float)
+    columns = [measure, f"{measure}_low", f"{measure}_high"] if measure else ["value", "low", "high"]
+    ends = table[columns].astype(float)
     shortcut, missed = (np.asarray(table.get(name, [False] * len(table)), bool) for name in _CONCLUSIONS)
     for line, (value, low, high), is_shortcut, is_missed in zip(lines, ends.to_numpy(), shortcut, missed, strict=True):
         style = {"color": ACCENT if is_shortcut else INK, "markerfacecolor": "white" if is_missed else None}
@@ -261,9 +262,9 @@ def ablation_figure(summary):
     """Accuracy of each variant, and its difference from the reference; significant differences are marked."""
     figure = plt.figure(figsize=(13, 0.36 * len(summary) + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    forest(summary, ax=left)
+    forest(summary, ax=left, measure="accuracy")
     ends = summary[["difference", "difference_low", "difference_high"]].astype(float)
-    forest(ends.set_axis(["value", "low", "high"], axis=1), ax=right, xlabel="accuracy minus the reference's")
+    forest(ends, ax=right, xlabel="accuracy minus the reference's", measure="difference")
     right.set(title=plain(f"difference from {summary.index[0]}"), xlim=_half_width(ends.iloc[1:]))
     left.set_title("accuracy")
     right.axvline(0, color=MUTED, linestyle=":")

@@ -244,6 +244,20 @@ def test_a_recognisable_patient_helps_only_where_patients_are_on_both_sides():
     np.testing.assert_array_equal(grouped_predictions(x, labels, patients), by_patient)
 
 
+def test_logistic_regression_learns_what_was_planted_and_not_noise():
+    rng = np.random.default_rng(0)
+    x, labels, patients = rng.normal(size=(300, 36)), np.array(list("abc"))[np.arange(300) % 3], np.arange(300)
+    assert 0.2 < (grouped_predictions(x, labels, patients) == labels).mean() < 0.47
+    x[labels == "b", 0] += 3
+    x[labels == "c", 35] += 3
+    x[:, 21] = 7  # a constant feature
+    for scale in (1, 1e6):
+        assert (grouped_predictions(x * scale, labels, patients) == labels).mean() > 0.85
+    x[1, 0] = np.nan
+    with pytest.raises(CovidxrError, match="features holds nan at place 1, 0"):
+        grouped_predictions(x, labels, patients)
+
+
 def test_a_class_of_few_patients_gets_fewer_folds_and_of_one_is_refused():
     x, labels = np.repeat([0.0, 1.0], 20)[:, None].repeat(9, 1), np.repeat(["a", "b"], 20)
     assert (grouped_predictions(x, labels, np.r_[np.arange(20), np.repeat([20, 21], 10)]) == labels).all()

@@ -581,7 +581,7 @@ def test_a_run_on_classes_of_its_own_ends_with_the_positive_class_that_is_named(
     said, metrics = capsys.readouterr().out, read_json(f"{given['run_dir']}/metrics.json")
     assert "COVID" not in said
     assert "COVID" not in json.dumps(metrics) and metrics["positive"] == "TB"
-    assert len(metrics["left_out"]) == 3 and len(metrics["mitigation_ablation"]) == 4
+    assert len(metrics["held_out_sources"]) == 3 and len(metrics["mitigation_ablation"]) == 4
     assert metrics["operating_point"]["threshold"] > 0
     assert "confidence about TB in north a (external)" in metrics["audit"]
     assert set(metrics["jointly_held_out"]) == {f"TB vs. Healthy, {method}" for method in METHODS}
@@ -614,7 +614,7 @@ def test_a_run_without_a_positive_class_ends_and_says_what_it_left_out(run, caps
     run_notebook("07", **given, external=sets)
     said, metrics = capsys.readouterr().out, read_json(f"{given['run_dir']}/metrics.json")
     assert metrics["positive"] is None
-    assert metrics["left_out"] == metrics["mitigation_ablation"] == metrics["operating_point"] == {}
+    assert metrics["held_out_sources"] == metrics["mitigation_ablation"] == metrics["operating_point"] == {}
     assert metrics["audit"] and metrics["external"]["north"]["sensitivity"] is None
     assert (
         0 <= metrics["external"]["north"]["accuracy"]["value"] <= 1 and metrics["external"]["south"]["accuracy"] is None

@@ -177,7 +177,7 @@ def test_missing_key_results_name_the_notebook(tmp_path):
 def test_without_external_sets_the_worst_held_out_source_is_shown(tmp_path):
     row = {"n_positive": 0, "n_negative": 40, "sensitivity": None}
     row |= {"specificity": {"value": 0.123, "low": 0.05, "high": 0.25}}
-    external = headlines_of(page_of(tmp_path, {"test": METRICS["test"], "left_out": {"north": row}}))[1]
+    external = headlines_of(page_of(tmp_path, {"test": METRICS["test"], "held_out_sources": {"north": row}}))[1]
     assert "specificity, north, held out, 40 images" in external and "0.12" in external
 
 

@@ -110,9 +110,9 @@ def test_with_axes_a_plot_draws_there_and_leaves_the_rest_alone(plot):
 
 MONEY = "0 $ or $\\x_{2}$"  # a formula to matplotlib, and one that it cannot read
 ROW = {
-    "value": 0.9,
-    "low": 0.8,
-    "high": 0.95,
+    "accuracy": 0.9,
+    "accuracy_low": 0.8,
+    "accuracy_high": 0.95,
     "difference": 0.0,
     "difference_low": -0.1,
     "difference_high": 0.1,
@@ -419,9 +419,9 @@ def test_the_calibration_error_is_that_of_the_points_drawn():
 def test_an_ablation_has_variants_from_the_top_differences_marked_and_zero_in_the_middle():
     summary = pd.DataFrame(
         {
-            "value": [0.9, 0.5, 0.88], "low": [0.85, 0.4, 0.8], "high": [0.95, 0.6, 0.95], "chance": [0.33] * 3,
-            "difference": [0, -0.4, -0.02], "difference_low": [-0.1, -0.5, -0.1], "difference_high": [0.1, -0.3, 0.06],
-            "verdict": ["", "differs", "cannot be told apart"],
+            "accuracy": [0.9, 0.5, 0.88], "accuracy_low": [0.85, 0.4, 0.8], "accuracy_high": [0.95, 0.6, 0.95],
+            "chance": [0.33] * 3, "difference": [0, -0.4, -0.02], "difference_low": [-0.1, -0.5, -0.1], "difference_high": [0.1, -0.3, 0.06],
+            "verdict": ["", "differs", "not significant"],
         },
         index=["reference", "random start", "without gamma"],
     )  # fmt: skip

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from covidxr.checks import flags, numbers
 from covidxr.data._opencv import cv2
@@ -20,7 +23,6 @@ from covidxr.data.images import black_out, blur_outside, preprocess
 from covidxr.data.manifest import patient_keys
 from covidxr.evaluation.calibration import calibration_error, selective_accuracy
 from covidxr.evaluation.intervals import bootstrap_interval, proportion_interval
-from covidxr.evaluation.linear_probe import logistic_probe
 from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, predict
 from covidxr.utils import CovidxrError
 
@@ -275,12 +277,13 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
         raise CovidxrError(
             f"{patients.idxmin()!r} has one patient only and cannot be cross-validated by patient; add images"
         )
-    predicted = np.empty(len(labels), dtype=labels.dtype)
+    x, predicted = numbers("features", x), np.empty(len(labels), dtype=labels.dtype)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     folds = StratifiedGroupKFold(int(min(5, patients.min())), shuffle=True, random_state=seed)
     for train, test in folds.split(x, labels, groups):
         known = np.unique(labels[train])
         if len(test):  # none where a few patients have most of the images
-            predicted[test] = known[0] if len(known) < 2 else logistic_probe(x[train], labels[train], x[test], seed)
+            predicted[test] = known[0] if len(known) < 2 else classifier.fit(x[train], labels[train]).predict(x[test])
     return predicted
 
 

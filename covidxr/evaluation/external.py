@@ -32,7 +32,7 @@ from covidxr.utils import CovidxrError, unknown
 if TYPE_CHECKING:
     import keras
 
-NO_THRESHOLD = "none: no threshold is better than chance on the validation images"
+_NO_THRESHOLD = "none: no threshold is better than chance on the validation images"
 
 
 class OperatingPoint(NamedTuple):
@@ -196,7 +196,7 @@ def choose_operating_point(predictions, classes, sensitivity=None, positive=POSI
     threshold = choose_threshold(predictions[f"p_{positive}"], outcome, sensitivity, weights)
     temperature = fit_temperature(probabilities, [list(classes).index(label) for label in predictions.label])
     rule = f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's index"
-    return OperatingPoint(threshold, rule if threshold is not None else NO_THRESHOLD, temperature)
+    return OperatingPoint(threshold, rule if threshold is not None else _NO_THRESHOLD, temperature)
 
 
 def evaluate_external(

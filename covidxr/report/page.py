@@ -77,7 +77,7 @@ def _held_out_sets(metrics):
     """Without external sets, the held-out sources of notebook 06."""
     return {
         f"{source}, held out": {**row, "n": sum(row.get(key) or 0 for key in ("n_positive", "n_negative"))}
-        for source, row in (metrics.get("left_out") or {}).items()
+        for source, row in (metrics.get("held_out_sources") or {}).items()
     }
 
 

@@ -48,7 +48,7 @@ _METRICS = {
     "external": {_EACH: _SET},
     "refitted": {_EACH: _SET},
     "internal": _SET,
-    "left_out": {_EACH: {**_BINARY, **_numbers("n_positive", "n_negative")}},
+    "held_out_sources": {_EACH: {**_BINARY, **_numbers("n_positive", "n_negative")}},
 }
 
 _RUN = {
