@@ -378,7 +378,12 @@ def test_a_gallery_cut_off_within_a_row_is_not_shown(tmp_path):
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path):
-    rest = {"04_report": {"status": "not run"}, "05_look": {"status": "running"}, "06_ask": {}}
+    rest = {
+        "04_report": {"status": "not run"},
+        "05_look": {"status": "running"},
+        "06_ask": {},
+        "07_end": {"status": "failed"},
+    }
     text = text_of(page_of(tmp_path, METRICS, {**RUN, "notebooks": {**RUN["notebooks"], **rest}}))
-    assert "This run is not finished: 04_report (not run), 05_look (running), 06_ask (not run)." in text
+    assert "This run is not finished: running now: 05_look; still to come: 04_report, 06_ask; failed: 07_end." in text
     assert "not finished" not in text_of(page_of(tmp_path, METRICS, RUN))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from covidxr.utils import atomic_path, estimate_text
+from covidxr.utils import atomic_path, duration_text, estimate_text
 
 _LARGEST = 1e300  # JSON's whole numbers may be larger than any float
 
@@ -75,14 +75,6 @@ def weights_text(model) -> str:
     return kind and f"{kind} weights"
 
 
-def duration(seconds) -> str:
-    """A duration in seconds, minutes or hours."""
-    if not is_number(seconds):
-        return "–"
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def title_of(stem) -> str:
     """A file's stem as a title."""
     found = re.sub(r"^\d+[_-]", "", stem).replace("_", " ").strip() or stem
@@ -100,6 +92,11 @@ def _environment():
     )
     environment.filters.update(number=number, count=_count, duration=duration, memory=_memory, moment=_moment)
     return environment
+
+
+def duration(seconds) -> str:
+    """A duration, or a dash."""
+    return duration_text(seconds) if is_number(seconds) else "–"
 
 
 def _count(value):

@@ -168,8 +168,16 @@ def _context(run_dir):
         "figures": [_figure(path) for path in sorted((run_dir / "figures").glob("*.png"))],
         "notebooks": [_notebook(stem, entry, run_dir) for stem, entry in run.get("notebooks", {}).items()],
         "outdated": [stem for stem, state in records.unfinished.items() if state in _OUTDATED],
-        "unfinished": records.unfinished,
+        "unfinished": _unfinished(records.unfinished),
     }
+
+
+def _unfinished(states):
+    """Names of the notebooks that are not done, by state: what runs now and what is still to come before the others."""
+    words = {"running": "running now", "not run": "still to come"}
+    order = dict.fromkeys([*words, *states.values()])
+    found = {words.get(state, state): [stem for stem, its in states.items() if its == state] for state in order}
+    return {state: stems for state, stems in found.items() if stems}
 
 
 def _conclusion(probe):
