@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import covidxr
-from covidxr.data.manifest import MASK_COLUMNS
+from covidxr.data.manifest import MASK_COLUMNS, is_phantom
 from covidxr.data.sources import SOURCES, excluded_images, load_source
 
 _BLOCK = 1 << 20
@@ -185,8 +185,6 @@ LOCATIONS = ("run_dir", "data_dir")  # where things lie, which decides no result
 
 SOURCE_LISTS = ("sources", "unseen", "external", "external_sets")
 
-_SYNTHETIC = "phantom"  # drawn by the package's own code, which counts by itself
-
 _NAMED_WEIGHTS = ("auto", "imagenet", "random")
 
 
@@ -199,7 +197,7 @@ def _without_paths(name, value):
     if not value:
         return value
     if name in SOURCE_LISTS:
-        return value if set(value) == {_SYNTHETIC} else [item if item in SOURCES else "a path" for item in value]
+        return value if all(map(is_phantom, value)) else [item if item in SOURCES else "a path" for item in value]
     if name == "weights":
         return value if value in _NAMED_WEIGHTS else "a file"
     if name in ("cells", "variants"):
@@ -233,7 +231,7 @@ def inputs_of(parameters: dict, known: dict) -> dict:
 def _digests_of_sources(name, values, data_dir, known):
     found = {}
     for value in values:
-        if value != _SYNTHETIC:
+        if not is_phantom(value):  # drawn by the package's own code, which counts by itself
             if (value, data_dir) not in known:
                 known[value, data_dir] = _digest_of_source(value, data_dir)
             key = f"{name}: {Path(value).name}"

@@ -31,6 +31,7 @@ from covidxr.data.manifest import (
     excluded_rows,
     find_folder,
     find_images,
+    is_phantom,
     listed_rows,
     manifest_rows,
     read_table,
@@ -477,6 +478,6 @@ def _check_distinct(sources, frames):
 
 def excluded_images(sources, data_dir) -> pd.DataFrame:
     """List the records that sources exclude, and those whose file is missing, with the reason."""
-    named = [source for source in sources if source in SOURCES and source not in ("phantom", "table")]
+    named = [source for source in sources if source in SOURCES and source != "table" and not is_phantom(source)]
     tables = [excluded_rows(SOURCES[source].load(data_dir)) for source in named]
     return pd.concat([pd.DataFrame(columns=list(EXCLUDED_COLUMNS)), *tables], ignore_index=True)
