@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 
 import covidxr
-from covidxr.data.manifest import MASK_COLUMNS
-from covidxr.data.sources import PHANTOM_SOURCES, SOURCES, excluded_images, load_source, source_entry
+from covidxr.data.manifest import MASK_COLUMNS, is_phantom
+from covidxr.data.sources import SOURCES, excluded_images, load_source, source_entry
 
 _BLOCK = 1 << 20
 
@@ -232,7 +232,7 @@ def inputs_of(parameters: dict, known: dict) -> dict:
 def _digests_of_sources(name, values, data_dir, known):
     found = {}
     for value, _ in map(source_entry, values):
-        if value not in PHANTOM_SOURCES:  # drawn by the package's own code, which counts by itself
+        if not is_phantom(value):  # drawn by the package's own code, which counts by itself
             if (value, data_dir) not in known:
                 known[value, data_dir] = _digest_of_source(value, data_dir)
             key = f"{name}: {Path(value).name}"

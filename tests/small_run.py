@@ -57,6 +57,23 @@ METRICS = {
             "one-cycle": {"n": 174, "value": 0.94, "verdict": "not significant"},
         },
     },
+    "planted": {
+        "side marker": {
+            "planted": "R at the top left in all COVID-19 images",
+            "found": True,
+            "evidence": "class from the corners",
+            "used": {"value": 0.31, "low": 0.2, "high": 0.44, "n": 60},
+            "conclusion": "found and used",
+        },
+        "exposure": {"planted": "brighter adults", "found": None, "evidence": "", "used": None, "conclusion": "open"},
+    },
+    "mitigated": {
+        "darkcovidnet": {
+            "network": {"specificity": {"value": 0.005, "low": 0.0, "high": 0.03}, "auc": None},
+            "mitigated": {"specificity": {"value": 0.4, "low": 0.33, "high": 0.46}, "auc": None},
+            "change": {"specificity": {"value": 0.395, "low": 0.31, "high": 0.45}, "auc": None},
+        },
+    },
     "external": {
         "darkcovidnet": {
             "n": 220,

@@ -137,6 +137,21 @@ def test_optional_sections_without_output_are_left_out(tmp_path):
     assert "found = []" not in sources
 
 
+def test_what_the_notebook_is_doing_is_reported(tmp_path):
+    work = """from tqdm.auto import tqdm
+import time
+print("first line\\nsecond line")
+time.sleep(0.7)
+for _ in tqdm(range(2), unit="epoch"): time.sleep(0.7)"""
+    write_notebook(tmp_path / "a.ipynb", "n = 3", work)
+    ticks = []
+    done = execute(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, lambda *tick: ticks.append(tick))
+    seconds, doing = zip(*ticks, strict=True)
+    assert done.error is None and list(seconds) == sorted(seconds) and seconds[-1] <= done.seconds + 0.3
+    assert {"A title", "A title: second line"} < set(doing)
+    assert any(re.fullmatch(r"A title: 1/2 \[00:00<00:00, .*epoch.*\]", text) for text in doing)
+
+
 def test_html_shows_no_progress_bar_at_zero(tmp_path):
     write_notebook(
         tmp_path / "a.ipynb", "n = 3", "from tqdm.auto import tqdm\nfor _ in tqdm(range(n)): pass\nprint('done')"

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,12 +33,14 @@ def notebooks(tmp_path):
 @pytest.fixture
 def executed(monkeypatch):
     """Replace kernels by a list of what would have been executed; names put into `fails` fail."""
-    calls, fails = [], set()
+    calls, fails, pages = [], set(), []
 
     def pretend(notebook, target, parameters, on_tick):
         calls.append(notebook.stem)
+        pages.append((target.parents[1] / "index.html").read_text(encoding="utf-8"))
         if "interrupt" in fails:
             raise KeyboardInterrupt
+        on_tick(0.4, "Training: epoch 3\x07")
         target.parent.mkdir(exist_ok=True)
         target.touch()
         if notebook.stem == "01_make":
@@ -46,7 +49,7 @@ def executed(monkeypatch):
         return execute.Outcome(1.0, 100.0, error)
 
     monkeypatch.setattr(execute, "execute", pretend)
-    return SimpleNamespace(calls=calls, fails=fails)
+    return SimpleNamespace(calls=calls, fails=fails, pages=pages)
 
 
 @pytest.fixture
@@ -294,6 +297,60 @@ def test_one_line_per_notebook(command, capsys, tmp_path):
         "02_use … 1 s",
         f"open {tmp_path / 'run' / 'index.html'}",
     ]
+
+
+def test_the_page_says_from_the_beginning_what_is_still_to_come(go, executed):
+    go()
+    first, second = executed.pages
+    assert "running now: 01_make; still to come: 02_use." in first
+    assert "running now: 02_use." in second and "still to come" not in second
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Let the output be a terminal's; returns what each notebook's line showed, one after the other."""
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "70")
+
+    def shown():
+        lines = capsys.readouterr().out.split("\n")
+        return [line.split(runner._CLEAR) for line in lines if line.startswith("0") and "unchanged" not in line]
+
+    return shown
+
+
+def test_terminal_shows_what_a_notebook_is_doing(go, terminal):
+    go()
+    assert terminal() == [
+        ["01_make … ", "01_make … 0 s · Training: epoch 3", "01_make … 1 s"],
+        ["02_use … ", "02_use … 0 s · Training: epoch 3", "02_use … 1 s"],
+    ]
+
+
+def test_terminal_shows_the_time_left_from_the_last_run_on_this_machine(go, tmp_path, terminal):
+    def first_line():
+        return next(line for line in terminal() if "runs again" not in line[0])[1].partition(" · Training")[0]
+
+    go()
+    terminal()
+    go(parameters={"size": 4})
+    assert first_line() == "01_make … 0 s · about 2 s left"
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    record["machine"]["cores"] = 999
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    go(parameters={"size": 5})
+    assert first_line() == "01_make … 0 s"
+
+
+def test_time_left_is_that_of_the_notebooks_to_come(go, terminal, executed, tmp_path):
+    go()
+    executed.fails.add("interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        go(only="02")
+    executed.fails.clear()
+    terminal()
+    go()
+    assert terminal()[0][1] == "02_use … 0 s · about 1 s left · Training: epoch 3"
 
 
 def test_default_run_folder_carries_the_profiles_name(notebooks, executed, tmp_path, monkeypatch):

@@ -33,6 +33,11 @@ def check_manifest(manifest) -> pd.DataFrame:
     return manifest
 
 
+def is_phantom(source) -> bool:
+    """Whether the images of a source, such as ``phantom`` or ``phantom-north``, or of a set made from one are drawn."""
+    return re.fullmatch(r"phantom(-[\w-]+)?(, .*)?", str(source)) is not None
+
+
 def patient_keys(manifest: pd.DataFrame) -> pd.Series:
     """Identify each image's patient uniquely across sources.
 

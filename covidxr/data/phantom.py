@@ -297,7 +297,13 @@ def _shrink(image, layers, size):
 
 
 def load_phantoms(
-    data_dir, classes=("Normal", "COVID-19", "Bacteria"), per_class=120, seed=0, size=STORED_SIDE, shortcut=None, hospital=None
+    data_dir,
+    classes=("Normal", "COVID-19", "Bacteria"),
+    per_class=120,
+    seed=0,
+    size=STORED_SIDE,
+    shortcut=None,
+    hospital=None,
 ) -> pd.DataFrame:
     """Draw a data set into a folder and return its manifest.
 

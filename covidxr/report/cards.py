@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import csv
-import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-
 from covidxr.data.dataset import load_dataset
 from covidxr.data.manifest import SPLITS, patient_keys
 from covidxr.data.splits import patients_across_splits
-from covidxr.report._html import is_measured, is_number, measure_row, number, weights_text
-from covidxr.report.records import read_records, synthetic_images
-from covidxr.utils import atomic_path
+from covidxr.report._html import is_number, number, render, weights_text
+from covidxr.report.records import read_records
+from covidxr.report.rows import audit_rows, is_measured, planted_rows, text_of
 
 
 class ClaimItem(NamedTuple):
@@ -58,17 +55,15 @@ def write_reports(run_dir) -> list:
     context = _context(run_dir)
     names = ["MODEL_CARD.md", "CLAIM.md"]
     for name in names:
-        text = _environment().get_template(f"{name}.j2").render(context)
-        with atomic_path(run_dir / name) as temporary:
-            temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+        render(f"{name}.j2", run_dir / name, context, plain)
     return names
 
 
 def _context(run_dir):
     manifest, images, rejected = load_dataset(run_dir)
     records = read_records(run_dir)
-    metrics, run, unusable = records
-    synthetic, weights = synthetic_images(run_dir, records), weights_text(metrics.get("model") or {})
+    metrics, run, synthetic, unusable = records
+    weights, probes = weights_text(metrics.get("model") or {}), metrics.get("audit") or {}
     external = ", ".join(map(synthetic.named, metrics.get("external") or {}))
     leaking = patients_across_splits(manifest)
     disjoint = "No patient is in two partitions" if not leaking else f"{leaking} patients are in two partitions"
@@ -85,8 +80,8 @@ def _context(run_dir):
         "size": images.shape[1], "rejected": len(rejected),
         "classes": list(manifest.label.unique()), "groups": _groups(manifest), "splits": _splits(manifest),
         "licenses": sorted(set(manifest.license) - {""}), "disjoint": disjoint,
-        "results": _results(metrics, synthetic), "positive": metrics.get("positive", "COVID-19"),
-        "audit": [(name, probe, measure_row(name, probe, probe.get("chance"))) for name, probe in (metrics.get("audit") or {}).items()],
+        "results": _results(metrics, synthetic), "positive": records.positive,
+        "audit": list(zip(probes.values(), audit_rows(metrics), strict=True)), "planted": planted_rows(metrics),
         "answers": answers, "yes": sum(not answer.startswith("no:") for _, answer in answers),
     }  # fmt: skip
 
@@ -103,7 +98,7 @@ def _results(metrics, synthetic):
         },
     }
     return [
-        (f"{name}, {_count(found.get('n'))} images", measure, measure_row(measure, estimate)["text"])
+        (f"{name}, {_count(found.get('n'))} images", measure, text_of(estimate))
         for name, found in sets.items()
         for measure, estimate in _estimates(found)
         if is_measured(estimate)
@@ -156,17 +151,6 @@ def plain(value):
         return value
     html = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|\[\]~])|(?<!\w)_|_(?!\w)", r"\\\g<0>", html)
-
-
-@functools.cache
-def _environment():
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("covidxr.report"),
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=plain,  # applied to values, not to the text of the template
-    )
 
 
 def _count(value):

@@ -117,7 +117,7 @@ def _is_entry(entry):
         isinstance(entry, dict)
         and "status" in entry
         and all(isinstance(entry[name], kind) for name, kind in kinds.items() if name in entry)
-        and isinstance(entry.get("seconds", 0), (int, float))
+        and all(isinstance(entry.get(name, 0), (int, float)) for name in ("seconds", "usual_seconds"))
         and (entry["status"] != "running" or _is_time(entry.get("started")))
     )
 
@@ -139,6 +139,8 @@ def complete_entry(entry: dict, outcome) -> None:
     )
     if outcome.error:
         entry["error"] = outcome.error
+    else:
+        entry["usual_seconds"] = outcome.seconds  # kept when it runs again
 
 
 def save_record(record: dict, run_dir: Path) -> None:

@@ -6,6 +6,7 @@ failure.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from covidxr.run.plan import plan, select
 from covidxr.run.profile import NOTEBOOKS, read_profile
 from covidxr.run.record import complete_entry, locked, open_record, save_record
 from covidxr.run.state import State, tidy
-from covidxr.utils import CovidxrError
+from covidxr.utils import CovidxrError, duration_text
+
+_CLEAR = "\r\x1b[K"  # back to the beginning of the terminal's line, which is emptied
 
 
 class NotebookFailed(Exception):
@@ -89,6 +92,8 @@ def _run_all(name, steps, chosen, run_dir, forced):
     state = State(open_record(name, steps, run_dir), steps, run_dir)
     if message := state.restore_metrics():
         print(message)
+    if sys.stdout.isatty():
+        print(f"results as they come: {run_dir / 'index.html'}")
     for step in chosen:
         if forced and (wrong := state.refusal(step)):
             raise CovidxrError(wrong)
@@ -96,7 +101,7 @@ def _run_all(name, steps, chosen, run_dir, forced):
         if reason and not forced:
             print(f"{step.stem} … runs again: {reason}")
         if forced or reason is not None:
-            _run_one(state, step)
+            _run_one(state, step, chosen)
         else:
             state.entries[step.stem]["status"] = "done"
             print(f"{step.stem} … unchanged")
@@ -121,16 +126,15 @@ def _page(state):
         ) from error
 
 
-def _run_one(state, step):
+def _run_one(state, step, chosen):
     from covidxr.run.execute import execute  # papermill: not loaded where nothing is to be executed
 
     record, run_dir = state.record, state.run_dir
     entry = state.begin(step)
     _save(state)
-    beginning = f"{step.stem} … "
-    print(beginning, end="", flush=True)
-    beginning = f"\r{beginning}" if sys.stdout.isatty() else ""  # a terminal shows the seconds as they pass
-    tick = partial(_print_seconds, beginning) if beginning else lambda seconds: None
+    print(f"{step.stem} … ", end="", flush=True)
+    live = sys.stdout.isatty()  # only a terminal shows what passes
+    tick = partial(_show_progress, step.stem, state.expected_seconds(step, chosen)) if live else lambda *_: None
     try:
         outcome = execute(step.path, run_dir / "notebooks" / step.path.name, step.parameters, tick)
     except BaseException:  # Ctrl-C, or a full disk
@@ -142,7 +146,7 @@ def _run_one(state, step):
     complete_entry(entry, outcome)
     state.finish(step, ended=not outcome.error)
     _save(state)
-    _print_seconds(beginning, outcome.seconds, end="\n")
+    print(f"{_CLEAR}{step.stem} … " if live else "", f"{outcome.seconds:.0f} s", sep="", flush=True)
     if outcome.error:
         raise NotebookFailed(_failure_text(record, step, outcome, run_dir))
 
@@ -154,8 +158,12 @@ def _save(state):
         write_page(state.run_dir)
 
 
-def _print_seconds(beginning, seconds, end=""):
-    print(f"{beginning}{seconds:.0f} s", end=end, flush=True)
+def _show_progress(stem, expected, seconds, doing):
+    """Write over the terminal's line: the time passed, the time left of the run if that is known, what the notebook does."""
+    left = expected and max(expected[0] - seconds, 0) + expected[1]
+    parts = [f"{stem} … {seconds:.0f} s", f"about {duration_text(left)} left" if left else "", doing]
+    line = "".join(filter(str.isprintable, " · ".join(filter(None, parts))))
+    print(f"{_CLEAR}{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
 
 
 def _failure_text(record, step, outcome, run_dir):

@@ -40,6 +40,9 @@ class State:
     def __init__(self, record, steps, run_dir):
         self.record, self.steps, self.run_dir = record, steps, Path(run_dir)
         self.entries, self._known, self._before = record["notebooks"], {}, {}
+        if record.get("machine") != facts()["machine"]:  # the times of another machine are no estimate
+            for entry in self.entries.values():
+                entry.pop("usual_seconds", None)
         (self.run_dir / SECTIONS).unlink(missing_ok=True)
         for entry in self.entries.values():  # the lock is ours, so that run was killed
             if entry["status"] == "running":
@@ -81,13 +84,19 @@ class State:
         for later in self.steps[self.steps.index(step) + 1 :]:
             if self.entries[later.stem]["status"] == "done":
                 self.entries[later.stem]["status"] = "outdated"
-        kept = {name: entry[name] for name in ("outputs", "metrics") if name in entry}
+        kept = {name: entry[name] for name in ("outputs", "metrics", "usual_seconds") if name in entry}
         seen = {"code": step.code, "inputs": self.inputs(step)}
         self.entries[step.stem] = {"status": "running", "started": now(), **seen, **kept}
         self.record.update(facts(), parameters={**self.record["parameters"], step.stem: step.values})
         (self.run_dir / SECTIONS).write_text("", encoding="utf-8")
         self._before = _snapshot(self.run_dir)
         return self.entries[step.stem]
+
+    def expected_seconds(self, step, chosen) -> tuple[float, float] | None:
+        """Time of a notebook and of all that are to follow, as on this machine before; None where one has never run here."""
+        later = [other for other in chosen[chosen.index(step) + 1 :] if self.entries[other.stem]["status"] != "done"]
+        times = [self.entries[other.stem].get("usual_seconds") for other in [step, *later]]
+        return None if None in times else (times[0], sum(times[1:]))
 
     def finish(self, step, ended=True) -> None:
         """Record the outputs of a notebook; those of its last execution that it has not written again are no longer its own."""
