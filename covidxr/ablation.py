@@ -34,7 +34,7 @@ from covidxr.evaluation.metrics import predict, prediction_table
 from covidxr.fingerprint import comparable, content, inputs_of, modules_of
 from covidxr.training.baselines import SIMPLE_MODEL
 from covidxr.training.fit import TrainingConfig, dataset_at_size, train_network
-from covidxr.training.head import configure_hardware
+from covidxr.training.hardware import configure_hardware
 from covidxr.utils import CovidxrError, read_json, unknown, write_csv, write_json
 
 BASELINE = "baseline model"
@@ -241,7 +241,7 @@ def run_task(task, threads=None, train=None) -> None:
     """Do one training, in whatever process this is, and leave its results in its folder."""
     output = io.StringIO()  # progress bars of several trainings at once are unreadable
     with _ONE_AT_A_TIME, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        hardware = configure_hardware(threads or get_worker().state.nthreads)
+        hardware = configure_hardware(task.config.precision, threads or get_worker().state.nthreads)
         dataset = _task_dataset(task)
         Path(task.folder).mkdir(parents=True, exist_ok=True)
         model = (train or train_network)(dataset, task.config, task.folder)

@@ -26,6 +26,7 @@ from covidxr.training.callbacks import (
     save_checkpoint,
 )
 from covidxr.training.fit import TrainingConfig, fit
+from covidxr.training.hardware import choose_precision
 from covidxr.utils import CovidxrError
 
 LOSSES = [1.0, 0.9, 0.9, 0.95, 0.85, 0.86, 0.84999, 0.9, 0.5, np.nan, 0.6, 0.7]
@@ -262,6 +263,8 @@ def test_other_images_weights_or_sources_are_another_training():
     assert fingerprint(frozen)["initial_weights"] != first["initial_weights"]
     places = list("ab" * 12)
     assert fingerprint(balance=True, sources=places)["images"] != fingerprint(balance=True)["images"]
+    assert fingerprint(precision="mixed_float16")["precision"] != fingerprint(precision="float32")["precision"]
+    assert fingerprint(precision="auto") == fingerprint(precision=choose_precision("auto")) == first
     assert fingerprint() == fingerprint(sources=places) == fingerprint(devices="all") == first
 
 

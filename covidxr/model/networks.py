@@ -100,11 +100,12 @@ def embed(model: keras.Model, images: np.ndarray, layer: str = "flatten", batch_
     """
     base = keras.Model(model.inputs, model.get_layer(layer).output)
     starts = range(0, len(images), batch_size)
-    return np.concatenate([base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+    batches = [base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts]
+    return np.concatenate(batches).astype(np.float32)  # from bfloat16, which NumPy cannot write to files
 
 
 def transfer_weights(old, new) -> None:
-    """Transfer weights, and which layers are trained, to the same network for another image size, in place."""
+    """Transfer weights, precision, and which layers are trained, to the same network for another image size, in place."""
     if len(old.layers) != len(new.layers):
         raise CovidxrError(f"weights of {len(old.layers)} layers do not fit a network of {len(new.layers)}")
     grids = None
@@ -121,7 +122,7 @@ def transfer_weights(old, new) -> None:
                 f"{[array.shape for array in source.get_weights()]}"
             )
         target.set_weights(weights)
-        target.trainable = source.trainable
+        target.trainable, target.dtype_policy = source.trainable, source.dtype_policy
 
 
 def _resampled(kernel, old, new):

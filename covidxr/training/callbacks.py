@@ -17,6 +17,7 @@ from covidxr.augmentation import AugmentedBatches, PlainBatches, build_policy
 from covidxr.data.images import preprocess
 from covidxr.evaluation.linear_probe import group_weights, worst_group_loss
 from covidxr.evaluation.metrics import predict
+from covidxr.training.hardware import choose_precision
 from covidxr.utils import atomic_path, unknown
 
 MOMENTUM = 0.9  # Adam's usual beta_1
@@ -123,6 +124,7 @@ class TrainingState:
 def config_fingerprint(model, train, validation, config) -> dict:
     """Describe a training, so that it never resumes from the checkpoint of another one."""
     settings = {name: value for name, value in asdict(config).items() if name != "devices"}
+    settings["precision"] = choose_precision(config.precision)
     arrays = [train.images, train.labels, validation.images, validation.labels]
     if config.balance:
         arrays += [_balanced_weights(train), _sources(validation)]

@@ -39,7 +39,8 @@ from covidxr.training.callbacks import (
     run_attempt,
     training_batches,
 )
-from covidxr.training.head import distribution_strategy, reinitialise_and_fit_head
+from covidxr.training.hardware import distribution_strategy, set_precision
+from covidxr.training.head import reinitialise_and_fit_head
 from covidxr.utils import CovidxrError, read_json, unknown, write_csv, write_json
 
 PRETRAINED_DEFAULTS = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 2, "batch_size": 16}
@@ -82,6 +83,9 @@ class TrainingConfig:
     balance : bool
         Whether training images are drawn so that classes, and the sources within each class, weigh equally, and the
         validation loss is that of the source with the largest loss.
+    precision : {"auto", "float32", "mixed_bfloat16", "mixed_float16"}
+        Arithmetic of the training; ``auto`` is half precision on processors and GPUs that have instructions for it. Weights,
+        softmax, loss and the trained model are ``float32`` in any case.
     devices : {"one", "all"}
         One device, or data-parallel training on all GPUs of the machine.
     seed : int
@@ -106,6 +110,7 @@ class TrainingConfig:
     schedule: str = "plateau"
     patience: int = 10
     balance: bool = False
+    precision: str = "auto"
     devices: str = "one"
     seed: int = 0
 
@@ -191,6 +196,7 @@ def fit(
     """
     config, folder = config.for_weights("pretrained"), Path(run_dir) / "training"
     train, validation = dataset.split("train"), dataset.split("validation")
+    set_precision(model, config.precision)
     if not config.epochs:
         history = _evaluate(model, train, validation, config.seed)
         _save_result(run_dir, folder, model, history)
@@ -245,6 +251,7 @@ def _attempt(strategy, model, task, state, variables=()):
         raise CovidxrError("balance needs a single device; set balance to False or devices to 'one'")
     with strategy.scope():
         copy = keras.models.clone_model(model)
+        set_precision(copy, task.config.precision)
         assign_variables(copy.variables, [variable.numpy() for variable in model.variables])
         return run_attempt(copy, task, state, variables)
 
@@ -274,6 +281,7 @@ def _evaluate(model, train, validation, seed):
 
 def _save_result(run_dir, folder, model, history):
     """Write model and history, and remove the checkpoint with whatever an interrupted training left there."""
+    set_precision(model, "float32")
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])  # lets go of Adam's moments
     folder.mkdir(parents=True, exist_ok=True)
     keras.Model(model.inputs, model.outputs, name=model.name).save(folder / "model.keras")  # and this saves none
@@ -291,7 +299,7 @@ def initialise(config: TrainingConfig, dataset: Dataset) -> tuple[keras.Model, C
     Parameters
     ----------
     config : TrainingConfig
-        ``network``, ``weights``, ``freeze`` and ``seed`` are used.
+        ``network``, ``weights``, ``freeze``, ``precision`` and ``seed`` are used.
     dataset : covidxr.data.Dataset
         Gives image size and classes; random weights are scaled to its first 64 training images.
 
@@ -321,18 +329,21 @@ def initialise(config: TrainingConfig, dataset: Dataset) -> tuple[keras.Model, C
     if config.network not in NETWORKS:
         raise unknown("network", config.network, NETWORKS)
     if config.network == "baseline":
-        model = build_baseline(size, **shape)
-        return model, partial(build_baseline, **shape), load_weights(model, "random")
-    build = partial(build_vgg16, freeze=config.freeze, **shape)
-    model = build(size)
-    record = load_weights(model, config.weights)
-    if record.kind == "random":  # a block frozen at random would stay noise
-        build = partial(build, freeze="none", dropout=0.2)
+        build = partial(build_baseline, **shape)
         model = build(size)
-        looks_linear_init(model)
-        data_dependent_init(model, preprocess(dataset.split("train").images[:64]))
+        record = load_weights(model, "random")
+    else:
+        build = partial(build_vgg16, freeze=config.freeze, **shape)
+        model = build(size)
+        record = load_weights(model, config.weights)
+        if record.kind == "random":  # a block frozen at random would stay noise
+            build = partial(build, freeze="none", dropout=0.2)
+            model = build(size)
+            looks_linear_init(model)
+            data_dependent_init(model, preprocess(dataset.split("train").images[:64]))
     if config.network == "truncated":
-        return truncate_vgg16(model, config.seed), partial(build_truncated_vgg16, **shape), record
+        model, build = truncate_vgg16(model, config.seed), partial(build_truncated_vgg16, **shape)
+    set_precision(model, config.precision)  # only now: initial weights are computed in float32
     return model, build, record
 
 

@@ -33,7 +33,7 @@ from covidxr.augmentation import AugmentedBatches, PlainBatches, build_policy  #
 from covidxr.model.networks import build_vgg16  # noqa: E402
 from covidxr.training.callbacks import Schedule, TrainingMonitor, TrainingState, compile_model  # noqa: E402
 from covidxr.training.fit import TrainingConfig, fit  # noqa: E402
-from covidxr.training.head import configure_hardware  # noqa: E402
+from covidxr.training.hardware import configure_hardware  # noqa: E402
 
 SIZE, BATCH, STEPS, TURNS = 100, 16, 6, 5
 COUNTS = (500, 5_000, 20_000)
