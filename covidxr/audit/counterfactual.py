@@ -113,6 +113,20 @@ def planted_cues(
     return table
 
 
+def planted_records(table: pd.DataFrame) -> dict[str, dict]:
+    """The table as it is stored in ``metrics.json``."""
+    return {
+        cue: {
+            "planted": f"set to {row.set_to}" if row.set_to else "",
+            "found": row.found,
+            "evidence": row.evidence,
+            "used": {"value": row.changed, "low": row.low, "high": row.high, "n": row.n},
+            "conclusion": row.conclusion,
+        }
+        for cue, row in table.iterrows()
+    }
+
+
 def planted_sentences(table: pd.DataFrame) -> list[str]:
     """What the audit found of the planted cues, what the network uses, and what it makes of the lesions."""
     if table.empty:

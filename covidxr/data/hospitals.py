@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from covidxr.data._opencv import cv2
 from covidxr.utils import CovidxrError, unknown
@@ -217,6 +218,24 @@ def find_hospital(hospital: str | Hospital) -> Hospital:
     if hospital not in HOSPITALS:
         raise unknown("hospital", hospital, HOSPITALS)
     return HOSPITALS[hospital]
+
+
+def describe_hospitals(manifest: pd.DataFrame) -> pd.DataFrame:
+    """One row a phantom hospital of a manifest: the classes taken from it, its patients, and how they are imaged."""
+    names = [name for name in HOSPITALS if f"phantom-{name}" in set(manifest.source)]
+    rows = {}
+    for name in names:
+        hospital, images = HOSPITALS[name], manifest[manifest.source == f"phantom-{name}"]
+        marker, border = hospital.marker, hospital.border
+        rows[name] = {
+            "classes in this run": ", ".join(images.label.unique()),
+            "description": hospital.description,
+            "side marker": f"{marker.text}, on {marker.share:.0%}",
+            "black border": f"on {border.share:.0%}",
+            "exposure": hospital.exposure[0],
+            "contrast": hospital.contrast[0],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("hospital")
 
 
 class Acquisition(NamedTuple):

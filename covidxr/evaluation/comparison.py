@@ -13,6 +13,8 @@ from covidxr.evaluation.intervals import Estimate, estimate_statistic
 from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy
 from covidxr.utils import CovidxrError, unknown
 
+COMPARED = ("sensitivity", "specificity", "specificity_healthy", "auc", "accuracy")
+
 
 def compare_predictions(
     first: pd.DataFrame, second: pd.DataFrame, classes: Sequence[str], positive: str = POSITIVE
@@ -109,3 +111,15 @@ def compare_auc(positive, first_score, second_score, patients) -> Estimate | Non
         return after - before
 
     return estimate_statistic(change, patients)
+
+
+def comparison_table(compared: dict[str, dict]) -> pd.DataFrame:
+    """One row a set and metric: the estimates of the ``network`` and of the ``mitigated`` one, and their paired ``change``."""
+    rows = {
+        (name, metric): {kind: found[kind].get(metric) for kind in ("network", "mitigated", "change")}
+        for name, found in compared.items()
+        for metric in COMPARED
+        if found["change"].get(metric)
+    }
+    table = pd.DataFrame(list(rows.values()), columns=["network", "mitigated", "change"])
+    return table.set_index(pd.MultiIndex.from_tuples(rows, names=["set", "metric"]))

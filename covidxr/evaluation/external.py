@@ -225,7 +225,7 @@ def evaluate_external(
     -------
     metrics : dict
         `covidxr.evaluation.Estimate` or None for ``accuracy`` (of images whose label is a class of the network),
-        ``sensitivity``, ``specificity``, ``auc``, ``calibration_error`` and ``brier`` (of the probability of the positive
+        ``sensitivity``, ``specificity``, ``specificity_healthy`` (of images labelled normal), ``auc``, ``calibration_error`` and ``brier`` (of the probability of the positive
         class); ``calibration_chance``, the calibration error of a perfectly calibrated network; the number of images ``n``;
         ``confusion`` (true label to predicted class to count), ``unknown_labels`` (label to count) and ``uncounted``, how many
         images with such labels are in no estimate, since they may be positive under another name
@@ -265,11 +265,13 @@ def external_metrics(table, classes, operating_point=None, positive=POSITIVE) ->
     images, labelled = table[known], table[table.label.isin(list(classes))]
     outcome, patients = (images.label == positive).to_numpy(), patient_keys(images)
     score = images[f"p_{positive}"].to_numpy() if positive else np.array([])
+    healthy = images[is_healthy(images.label)]
     confusion = table.groupby(["label", "predicted"]).size().unstack(fill_value=0)
     metrics = {
         "n": len(table),
         "accuracy": estimate_proportion(labelled.correct, patient_keys(labelled)) if len(labelled) else None,
         **binary_metrics(outcome, images.predicted == positive, score, patients),
+        "specificity_healthy": _specificity(healthy, positive) if len(healthy) else None,
         **_calibration(score, outcome, patients),
         "confusion": confusion.reindex(columns=classes, fill_value=0).to_dict("index"),
         "unknown_labels": {label: int(n) for label, n in table.label.value_counts().items() if label not in classes},
@@ -285,6 +287,10 @@ def external_metrics(table, classes, operating_point=None, positive=POSITIVE) ->
         scaled = apply_temperature(probabilities, temperature)[:, list(classes).index(positive)]
         metrics["temperature_scaled"] = {"temperature": temperature, **_calibration(scaled, outcome, patients)}
     return metrics
+
+
+def _specificity(negatives, positive):
+    return estimate_proportion((negatives.predicted != positive).to_numpy(), patient_keys(negatives))
 
 
 def _check_positive(classes, positive):
@@ -305,6 +311,7 @@ def _calibration(score, outcome, patients) -> dict[str, Estimate | float | None]
 _MEASURES = {  # name: section of the metrics, key
     "sensitivity": ("", "sensitivity"),
     "specificity": ("", "specificity"),
+    "specificity for the healthy": ("", "specificity_healthy"),
     "AUC": ("", "auc"),
     "sensitivity at threshold": ("operating_point", "sensitivity"),
     "specificity at threshold": ("operating_point", "specificity"),

@@ -5,7 +5,12 @@ from __future__ import annotations
 from covidxr.report._html import is_number, number
 from covidxr.utils import difference_text, estimate_text
 
-_EXTERNAL = {"sensitivity": "Sensitivity", "specificity": "Specificity", "auc": "AUC"}
+_EXTERNAL = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "specificity_healthy": "Specificity for the healthy",
+    "auc": "AUC",
+}
 
 _GRAD_CAM = {"heat_in_lungs": "Heat inside the lungs", "untrained": "The same, untrained network"}
 

@@ -395,8 +395,40 @@ def warm_up_head(
     return reinitialise
 
 
-def train_network(dataset, config, run_dir) -> keras.Model:
-    """Initialise a network, warm up its head, and train it, as notebook 03 does."""
+def train_network(dataset: Dataset, config: TrainingConfig, run_dir: str | os.PathLike) -> keras.Model:
+    """Initialise a network, warm up its head, and train it, as notebook 03 does.
+
+    Parameters
+    ----------
+    dataset : covidxr.data.Dataset
+        Its splits ``train`` and ``validation`` are used.
+    config : TrainingConfig
+        All settings.
+    run_dir : str or os.PathLike
+        Where ``model.keras`` and ``history.csv`` are written.
+
+    Returns
+    -------
+    keras.Model
+        With the weights of the epoch of least validation loss.
+
+    Raises
+    ------
+    CovidxrError
+        As `initialise` and `fit`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from covidxr.data.dataset import build_dataset
+    >>> folder = tempfile.mkdtemp()
+    >>> dataset = build_dataset(per_class=4, image_size=32, work_dir=folder)
+    >>> dataset.manifest["split"] = np.resize(["train", "validation"], 12)
+    >>> train_network(dataset, TrainingConfig(network="baseline", epochs=1), folder).output_shape
+    (None, 3)
+    """
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
     model, _, record = initialise(config, dataset)
     config = config.for_weights(record.kind)
