@@ -47,7 +47,7 @@ def confounded(tmp_path_factory):
 
 PROBES = pd.DataFrame(
     {"value": [0.9, 0.5], "low": [0.8, 0.4], "high": [1.0, 0.6], "shortcut": [True, False]},
-    index=["class from the corners", "class from the outer frame"],
+    index=["class from the corners", "class from the border"],
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from covidxr.audit.probes import BANDS, BORDER, CORNERS
 from covidxr.data.hospitals import CUES, HOSPITALS
 from covidxr.data.images import scaled
 from covidxr.data.phantom import STORED_SIDE, redraw
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 # The beginnings of the names of the probes that can see a cue.
 CUE_PROBES = {
     "population": ("class from 4×4 pixels", "class from 8×8 pixels", "class from the age group"),
-    "marker": ("class from the corners",),
-    "border": ("class from the border", "class from the outer frame"),
-    "exposure": ("class from the grey histogram", "class from the exposure"),
-    "contrast": ("class from the grey histogram", "class from the contrast"),
-    "sharpness": ("class from the sharpness",),
-    "noise": ("class from the noise",),
+    "marker": (f"class from {CORNERS}",),
+    "border": (f"class from {BORDER}",),
+    "exposure": ("class from the grey histogram",),
+    "contrast": ("class from the grey histogram", f"class from {BANDS}"),
+    "sharpness": (f"class from {BANDS}",),
+    "noise": (f"class from {BANDS}",),
     "cables": (),
 }
 
