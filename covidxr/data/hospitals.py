@@ -17,6 +17,8 @@ PHANTOM_CLASSES = ("Normal", "COVID-19", "Bacteria", "Virus")
 
 YOUNGEST, OLDEST = 1, 90
 
+MILDEST = 0.1  # severity below which lesions are hardly visible
+
 
 class Habit(NamedTuple):
     """Mean and standard deviation over a hospital's healthy, and what the mean of its sick lies above that."""
@@ -83,7 +85,7 @@ class Hospital:
     cables : (float, float)
         Share of the healthy, and share of the sick, with cables and electrodes on the chest.
     severity : Habit
-        Extent and density of lesions, 0 to 1.
+        Extent and density of lesions, 0.1 to 1.
 
     Examples
     --------
@@ -160,7 +162,7 @@ HOSPITALS = {
             photons=Habit(4.9, 0.2),
             border=Border(0.012, 0.006, 0.12),
             marker=Marker("R", 0.04, 0.08, 0.3, 0.7),
-            cables=(0.02, 0.15),
+            cables=(0.02, 0.1),
         ),
         Hospital(
             "city",
@@ -215,7 +217,7 @@ def find_hospital(hospital: str | Hospital) -> Hospital:
     """Look up a hospital by its name; one's own is returned as it is."""
     if isinstance(hospital, Hospital):
         return hospital
-    if hospital not in HOSPITALS:
+    if hospital not in list(HOSPITALS):
         raise unknown("hospital", hospital, HOSPITALS)
     return HOSPITALS[hospital]
 
@@ -239,7 +241,7 @@ def describe_hospitals(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 class Acquisition(NamedTuple):
-    """How one image is taken at a hospital; see `draw_acquisition`. `luck` places marker, border and cables."""
+    """How one image is taken at a hospital; see `draw_acquisition`."""
 
     exposure: float
     contrast: float
@@ -267,7 +269,7 @@ def draw_acquisition(rng, hospital, sick) -> Acquisition:
     exposure, contrast, fog, blur, photons, severity = values
     width = max(hospital.border.mean + hospital.border.spread * scores[6], 0.0)
     return Acquisition(
-        exposure, contrast, max(fog, 0.0), max(blur, 0.0), 10**photons, float(np.clip(severity, 0.1, 1)),
+        exposure, contrast, max(fog, 0.0), max(blur, 0.0), 10**photons, float(np.clip(severity, MILDEST, 1)),
         width * sides * (chances[0] < hospital.border.share),
         hospital.marker if chances[1] < hospital.marker.share else None,
         bool(chances[2] < hospital.cables[sick]), layout,
@@ -282,7 +284,7 @@ def develop_at(image, acquisition):
     if acquisition.blur * n > 0.1:
         image = cv2.GaussianBlur(image, (0, 0), acquisition.blur * n)
     if acquisition.cables:
-        image = image + 0.3 * _draw_cables(layout, n) * (1 - image)
+        image = image + 0.4 * _draw_cables(layout, n) * (1 - image)
     if acquisition.marker:
         image = image + _draw_marker(acquisition.marker, shift, tilt, n) * np.maximum(0.9 - image, 0)
     top, bottom, left, right = np.round(acquisition.borders * n).astype(int)
@@ -311,17 +313,15 @@ def _draw_cables(rng, n):
     side = _FINER * n
     layer, t = np.zeros((side, side), np.uint8), np.linspace(0, 1, 24)[:, None]
     for across, down in ((0.3, 0.28), (0.7, 0.26), (0.74, 0.7)):
-        start, side_of = (
-            np.add((across, down), rng.normal(0, 0.04, 2)),
-            rng.choice((0.08, 0.92, 0.08 if across < 0.5 else 0.92)),
-        )
-        end, bend = np.array([side_of + rng.normal(0, 0.12), 1.02]), rng.normal(0, 0.15, 2)
+        start, bend = np.add((across, down), rng.normal(0, 0.04, 2)), rng.normal(0, 0.15, 2)
+        exit_at = rng.choice((0.08, 0.92, 0.08 if across < 0.5 else 0.92))  # mostly on the electrode's own side
+        end = np.array([exit_at + rng.normal(0, 0.12), 1.02])
         points = (1 - t) ** 2 * start + 2 * t * (1 - t) * ((start + end) / 2 + bend) + t**2 * end
         line = np.round(points * side * 16).astype(np.int32)
-        cv2.polylines(layer, [line], False, 190, max(1, side // 150), cv2.LINE_AA, 4)
+        cv2.polylines(layer, [line], False, 190, max(1, round(side / 170)), cv2.LINE_AA, 4)
         centre = np.round(start * side).astype(int).tolist()
-        cv2.circle(layer, centre, side // 60, 110, -1, cv2.LINE_AA)
-        cv2.circle(layer, centre, side // 130, 255, -1, cv2.LINE_AA)
+        cv2.circle(layer, centre, side // 50, 120, -1, cv2.LINE_AA)
+        cv2.circle(layer, centre, side // 110, 255, -1, cv2.LINE_AA)
     return _averaged(layer, n)
 
 

@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +27,11 @@ from covidxr.data._opencv import cv2
 from covidxr.data._phantom_anatomy import LUNG, SOFT, SPAN, Body, draw_body, draw_chest, draw_pose, noise
 from covidxr.data.hospitals import (
     HOSPITALS,
+    MILDEST,
     OLDEST,
     PHANTOM_CLASSES,
     YOUNGEST,
+    Habit,
     Hospital,
     develop_at,
     draw_acquisition,
@@ -96,8 +98,8 @@ FIELD = 34.0  # cm that an image covers
 SHORTCUTS = ("marker", "exposure", "body_size", "border")
 
 
-class Habits(NamedTuple):
-    """What differs between images beside disease where no hospital is named; see `draw_habits`."""
+class PlainAcquisition(NamedTuple):
+    """How one image is taken where no hospital is named; see `draw_plain`."""
 
     marker: int  # corner of the side letter: 0 to 3 clockwise from the top left, 4 for none
     exposure: float  # -1 dark to 1 bright
@@ -114,14 +116,14 @@ def injected_value(name, rank, shortcut, rng):
     return {"marker": rank, "exposure": level, "body_size": level, "border": 0.02 * rank}[name]
 
 
-def draw_habits(rng, rank, shortcut, photons) -> Habits:
+def draw_plain(rng, rank, shortcut, photons) -> PlainAcquisition:
     """Draw marker, exposure, border and contrast, by chance or as planted."""
     chance = {
         "marker": int(rng.integers(5)), "exposure": rng.uniform(-1, 1), "border": max(0.0, rng.uniform(-0.06, 0.06)),
     }  # fmt: skip
     fixed = {name: injected_value(name, rank, shortcut, rng) for name in chance}
     values = {name: chance[name] if fixed[name] is None else fixed[name] for name in chance}
-    return Habits(**values, contrast=rng.uniform(0.85, 1.15), photons=photons)
+    return PlainAcquisition(**values, contrast=rng.uniform(0.85, 1.15), photons=photons)
 
 
 def place(layers, rng, size, field=1.0, loose=1.0):
@@ -134,23 +136,23 @@ def place(layers, rng, size, field=1.0, loose=1.0):
     return cv2.split(cv2.warpAffine(layers, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE))
 
 
-def expose(healthy, disease, lungs, habits, rng):
+def expose(healthy, disease, lungs, taken, rng):
     """Expose and develop an image."""
     beam = np.exp(-(healthy + disease))
     beam += 0.35 * _blur(beam, 0.08)
-    signal = -np.log((rng.poisson(beam * habits.photons) + 1) / habits.photons).astype(np.float32)
+    signal = -np.log((rng.poisson(beam * taken.photons) + 1) / taken.photons).astype(np.float32)
     signal -= 0.45 * _blur(signal, 0.13)
     clean = healthy - 0.45 * _blur(healthy, 0.13)
     low, high = np.percentile(clean[lungs > 0.5], 3), np.percentile(clean[len(clean) // 5 :], 97)
-    grey = np.tanh(1.6 * habits.contrast * ((signal - low) / (high - low) - 0.5))
-    return np.clip(grey / 1.48 + 0.5, 0, 1) ** (2 ** (-1.05 * habits.exposure))
+    grey = np.tanh(1.6 * taken.contrast * ((signal - low) / (high - low) - 0.5))
+    return np.clip(grey / 1.48 + 0.5, 0, 1) ** (2 ** (-1.05 * taken.exposure))
 
 
-def develop(image, habits):
+def develop(image, taken):
     """Add the side letter, and black out the border."""
-    n, edge = len(image), round(habits.border * len(image))
-    if habits.marker < 4:
-        left, top = habits.marker in (0, 3), habits.marker < 2
+    n, edge = len(image), round(taken.border * len(image))
+    if taken.marker < 4:
+        left, top = taken.marker in (0, 3), taken.marker < 2
         corner = round(n * (0.075 if left else 0.865)), round(n * (0.155 if top else 0.935))
         style = cv2.FONT_HERSHEY_SIMPLEX, n / 350, 1, round(n / 75), cv2.LINE_8
         # OpenCV 5 writes on bytes only.
@@ -225,7 +227,7 @@ def make_phantom(
         value is one that goes with the class; otherwise, and by default, it is drawn without regard to the class.
     hospital : str or Hospital, optional
         Draws patients and acquisition as there: a name in `HOSPITALS`, or one's own. Adults of any hospital when None.
-    severity : float in (0, 1], optional
+    severity : float in [0.1, 1], optional
         Extent and density of the lesions; when None, drawn as in the hospital, or 1 where none is named.
     cues : mapping of str to str or Hospital, optional
         Single cues of `covidxr.data.hospitals.CUES` that are taken from another hospital, all else equal: by cue.
@@ -252,36 +254,37 @@ def make_phantom(
     ((64, 64), False)
     """
     _check_phantom(label, size, shortcut, age, sex, view)
-    place_of = _hospital_with_cues(label, shortcut, hospital, cues)
-    if severity is not None and not (isinstance(severity, Real) and 0 < severity <= 1):
-        raise CovidxrError(f"severity is {severity!r}; give a number above 0, up to 1")
+    if severity is not None and not (isinstance(severity, Real) and MILDEST <= severity <= 1):
+        raise CovidxrError(f"severity is {severity!r}; give a number from {MILDEST} to 1")
+    at = _hospital_with_cues(label, shortcut, hospital, cues)
     lesions, grain, people = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=3))
-    if place_of:
-        body = body or _draw_patient(people, place_of, age, sex)
-        return _draw_at(place_of, label, rng, size, (lesions, grain), body, view or _draw_view(rng, place_of), severity)
+    if at:
+        at = replace(at, severity=Habit(severity, 0)) if severity else at
+        body, view = body or _draw_patient(people, at, age, sex), view or _draw_view(rng, at)
+        return _draw_at(at, label, rng, size, (lesions, grain), body, view)
     shortcut, rank = shortcut or {}, PHANTOM_CLASSES.index(label)
     body = body or _draw_person(people, rank, shortcut, age, sex)
-    habits = draw_habits(rng, rank, shortcut, photons=10 ** grain.uniform(4.6, 5.4))
+    taken = draw_plain(rng, rank, shortcut, photons=10 ** grain.uniform(4.6, 5.4))
     any_view = str(rng.choice(("PA", "AP")))
     side = max(size, 128)  # small images are large ones shrunk, so that thin ribs stay thin
     chest = draw_chest(body, draw_pose(rng, view or any_view), rng, round(1.15 * side))
     layers = place(_layers(label, chest, lesions, severity or 1.0), rng, side)
-    image = develop(expose(*layers[:3], habits, grain), habits)
+    image = develop(expose(*layers[:3], taken, grain), taken)
     return _shrink(image, layers, size)
 
 
-def _draw_at(hospital, label, rng, size, generators, body, view, severity):
+def _draw_at(hospital, label, rng, size, generators, body, view):
     """Draw one image as the hospital takes it."""
     lesions, grain = generators
     sick = label != "Normal"
-    habits = draw_acquisition(np.random.default_rng(rng.integers(2**63)), hospital, sick)
+    taken = draw_acquisition(np.random.default_rng(rng.integers(2**63)), hospital, sick)
     side = max(size, 128)
     field = draw_habit(hospital.field, np.clip(rng.standard_normal(), -2, 2), sick)
     raised = rng.random() < hospital.raised_arms[sick] and body.age < 6
     pose = draw_pose(rng, view)._replace(raised=raised)
     chest = draw_chest(body, pose, rng, round(1.15 * side))
-    layers = place(_layers(label, chest, lesions, severity or habits.severity), rng, side, field, _LOOSE[view])
-    return _shrink(develop_at(expose(*layers[:3], habits, grain), habits), layers, size)
+    layers = place(_layers(label, chest, lesions, taken.severity), rng, side, field, _LOOSE[view])
+    return _shrink(develop_at(expose(*layers[:3], taken, grain), taken), layers, size)
 
 
 def _layers(label, chest, lesions, severity):
@@ -428,7 +431,7 @@ def _identify(patient, file):
     return person[1], int(person[2]), int(person[3]), int(image[1])
 
 
-class Planned(NamedTuple):
+class _Planned(NamedTuple):
     """One image before it is drawn."""
 
     name: str
@@ -449,7 +452,7 @@ def _plan_images(rank, per_class, seed, shortcut, hospital):
         body = _draw_patient(rng, hospital) if hospital else _draw_person(rng, rank, shortcut)
         for take_number in range(1, count + 1):
             name = f"phantom-{rank}{len(images):04d}"
-            images.append(Planned(name, rank, person, body, [seed, rank, person, take_number, *salt]))
+            images.append(_Planned(name, rank, person, body, [seed, rank, person, take_number, *salt]))
         person += 1
     return images[:per_class]
 
@@ -507,15 +510,13 @@ def _folder_name(seed, size, shortcut, hospital):
 
 
 def _hospital_with_cues(label, shortcut, hospital, cues):
-    """The hospital with its changed cues, if one is named, which must send the class."""
+    """Look up the hospital, if one is named, check that it sends the class, and change its cues."""
     if hospital is None:
         if cues:
             raise CovidxrError("cues change what a hospital does, and no hospital is named; give it as hospital")
         return None
     if shortcut:
-        raise CovidxrError(
-            "a shortcut cannot be planted at a hospital; give the hospital other habits, or leave one out"
-        )
+        raise CovidxrError("a shortcut cannot be planted at a hospital; change the hospital's habits, or name none")
     hospital = find_hospital(hospital)
     if label not in hospital.classes:
         raise unknown(f"class of the hospital {hospital.name!r}", label, hospital.classes)
