@@ -28,7 +28,7 @@ HEAT = "inferno"
 
 COLD = 1 / 3  # heat that `overlay` leaves out, so that lungs stay grey
 
-MIN_IN_BIN = 5  # images that a bin of a reliability curve needs
+_MIN_IN_BIN = 5  # images that a bin of a reliability curve needs
 
 
 def save_figure(ax, path, caption="") -> None:
@@ -317,7 +317,7 @@ def reliability_curves(groups, ax=None):
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
     for number, (name, (probability, outcome, patients)) in enumerate(groups.items()):
         table, error = reliability_table(probability, outcome, patients=patients)
-        table = table[table.n >= min(MIN_IN_BIN, table.n.max())]
+        table = table[table.n >= min(_MIN_IN_BIN, table.n.max())]
         hue = {"color": f"C{number}", "alpha": 0.8}
         reach = _reach(table.accuracy, table.low, table.high)
         ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1, **hue)

@@ -37,7 +37,9 @@ def confounded(tmp_path_factory):
     folder, patch = tmp_path_factory.mktemp("phantoms"), pytest.MonkeyPatch()
     for name, share in {"plain": 0.0, "marked": 1.0}.items():
         marker = Marker("R", 0.12, 0.1, 0.1, share)
-        patch.setitem(HOSPITALS, name, Hospital(name, "Adults.", exposure=Habit(0.0, 0.1), marker=marker, border=NO_BORDER))
+        patch.setitem(
+            HOSPITALS, name, Hospital(name, "Adults.", exposure=Habit(0.0, 0.1), marker=marker, border=NO_BORDER)
+        )
     parts = {"Normal": "plain", "COVID-19": "marked"}
     rows = [load_phantoms(folder, [label], per_class=12, hospital=name) for label, name in parts.items()]
     manifest = pd.concat(rows, ignore_index=True)

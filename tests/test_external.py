@@ -25,10 +25,12 @@ from covidxr.data.sources import load_source
 from covidxr.data.splits import split_manifest
 from covidxr.evaluation.calibration import choose_threshold
 from covidxr.evaluation.external import (
+    INTERNAL,
     ExternalSet,
     OperatingPoint,
     choose_operating_point,
     evaluate_external,
+    evaluate_sets,
     external_estimates,
     external_overview,
     external_sentences,
@@ -92,6 +94,17 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
     )
     batch = np.concatenate(model.batches)
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
+
+
+def test_the_internal_test_split_is_evaluated_as_the_external_sets_are_and_comes_first():
+    _, rows, images, _ = north = external_set(MIXED)
+    half = np.arange(10) < 5
+    run = Dataset(rows.assign(split=np.where(half, "test", "train"), label=np.resize(CLASSES, 10)), images)
+    results, tables = evaluate_sets(CornerReader(), run, [north])
+    assert list(results) == list(tables) == [INTERNAL, "north"]
+    expected, predictions = evaluate_external(CornerReader(), north, CLASSES)
+    assert results["north"] == expected and tables["north"].equals(predictions)
+    assert results[INTERNAL]["n"] == 5 and tables[INTERNAL].image_id.tolist() == rows.image_id[half].tolist()
 
 
 def test_copies_of_a_patient_s_images_are_no_further_evidence():

@@ -181,52 +181,6 @@ def held_out_metrics(predictions) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), index)
 
 
-def leave_one_source_out(
-    features: np.ndarray,
-    manifest: pd.DataFrame,
-    positive: str | None = POSITIVE,
-    estimator: BaseEstimator | None = None,
-) -> pd.DataFrame:
-    """Evaluate a linear probe on each source in turn, fitted on the other sources.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        Embeddings of N images, shape (N, …), floating point.
-    manifest : pandas.DataFrame
-        N manifest rows.
-    positive : str, optional
-        The class that is evaluated against all others.
-    estimator : sklearn.base.BaseEstimator, optional
-        A classifier whose ``fit`` takes ``sources`` and ``groups``; by default
-        `covidxr.evaluation.linear_probe.SourceBalancedLDA`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``source``; columns ``n_positive``, ``n_negative``, ``sensitivity``, ``specificity`` (for the most probable
-        class) and ``auc`` (NaN where the source has one class only), in [0, 1], each with ``_low`` and ``_high`` of its
-        95 % CI. A source is missing where fewer than two patients with or without the positive class would remain.
-
-    Raises
-    ------
-    CovidxrError
-        When `features` and `manifest` differ in length, or features are not finite.
-
-    Examples
-    --------
-    >>> from covidxr.data.manifest import manifest_rows
-    >>> rows = manifest_rows(
-    ...     {"image_id": i, "patient_id": i, "label": ["COVID-19", "Normal"][i % 2], "source": "xyz"[i % 3]} for i in range(60))
-    >>> found = leave_one_source_out(np.c_[np.arange(60) % 2], rows)
-    >>> float(found[["sensitivity", "specificity"]].to_numpy().min())
-    1.0
-    """
-    methods = {"": SourceBalancedLDA() if estimator is None else estimator}
-    predictions = held_out_predictions(features, manifest, manifest.source, positive, methods)
-    return held_out_metrics(predictions).droplevel("method").rename_axis("source")
-
-
 def auc_changes(predictions) -> pd.DataFrame:
     """The change of AUC from the ERM baseline to the source-balanced LDA: one row a held-out group."""
     rows = {
@@ -244,7 +198,24 @@ def _auc_change(images):
 class HeldOutReport:
     """The results on held-out groups, or the reason why there are none; it is true where there are results.
 
-    ``predictions`` has one row a method and image, ``table`` one row a group (and method) with estimates.
+    Attributes
+    ----------
+    predictions : pandas.DataFrame
+        One row a method and image: ``group``, ``source``, ``label``, ``positive``, ``patient``, ``method``, ``score`` (of the
+        positive class), ``predicted`` (whether it is the most probable class).
+    table : pandas.DataFrame
+        One row a group, and method where there are several: numbers of images, and sensitivity, specificity and AUC with their
+        limits; empty where there are no results.
+    reason : str
+        Why there are no results; empty where there are.
+    not_held_out : tuple of str
+        Groups that could not be held out.
+
+    Examples
+    --------
+    >>> report = leave_one_source_out(None, pd.DataFrame())
+    >>> bool(report), report.sentences()
+    (False, ['There is no features.npz of notebook 03, so no group is held out.'])
     """
 
     predictions: pd.DataFrame
@@ -256,7 +227,13 @@ class HeldOutReport:
         return not self.reason
 
     def sentences(self) -> list[str]:
-        """One sentence a row, one a change between methods, and one for each group that cannot be held out."""
+        """One sentence a row, one a change between methods, and one for each group that cannot be held out.
+
+        Returns
+        -------
+        list of str
+            Only the reason where there are no results.
+        """
         if self.reason:
             return [self.reason]
         changes = auc_changes(self.predictions) if {ERM, LDA} <= set(self.predictions.method) else pd.DataFrame()
@@ -264,7 +241,13 @@ class HeldOutReport:
         return [*_held_out_sentences(self.table), *change_sentences(changes), *lacking]
 
     def to_dict(self) -> dict[str, dict]:
-        """The table as it is stored in ``metrics.json``."""
+        """The table as it is stored in ``metrics.json``.
+
+        Returns
+        -------
+        dict
+            Group to counts and estimates, None for NaN; empty where there are no results.
+        """
         return estimate_records(self.table)
 
 
@@ -273,29 +256,72 @@ _LACKING = "fewer than two patients with or without the positive class would rem
 _NO_EMBEDDINGS = "There is no features.npz of notebook 03, so no group is held out."
 
 
+def _without_results(reason) -> HeldOutReport:
+    return HeldOutReport(pd.DataFrame(), pd.DataFrame(), reason)
+
+
 def _report(predictions, what) -> HeldOutReport:
     if predictions.empty:
-        reason = f"No {what} can be held out: {_LACKING}, or no {what} has both classes."
-        return HeldOutReport(predictions, pd.DataFrame(), reason)
+        return _without_results(f"No {what} can be held out: {_LACKING}, or no {what} has both classes.")
     return HeldOutReport(predictions, held_out_metrics(predictions))
 
 
-def hold_out_sources(features, manifest, positive=POSITIVE) -> HeldOutReport:
-    """Leave-one-source-out by the source-balanced LDA; `features` None gives a report without results."""
+def leave_one_source_out(
+    features: np.ndarray | None,
+    manifest: pd.DataFrame,
+    positive: str | None = POSITIVE,
+    estimator: BaseEstimator | None = None,
+) -> HeldOutReport:
+    """Evaluate a linear probe on each source in turn, fitted on the other sources.
+
+    Parameters
+    ----------
+    features : numpy.ndarray or None
+        Embeddings of N images, shape (N, …), floating point; with None the report has no results.
+    manifest : pandas.DataFrame
+        N manifest rows.
+    positive : str, optional
+        The class that is evaluated against all others.
+    estimator : sklearn.base.BaseEstimator, optional
+        A classifier whose ``fit`` takes ``sources`` and ``groups``; by default
+        `covidxr.evaluation.linear_probe.SourceBalancedLDA`.
+
+    Returns
+    -------
+    HeldOutReport
+        Its ``table`` has the index ``source`` and the columns ``n_positive``, ``n_negative``, ``sensitivity``,
+        ``specificity`` (for the most probable class) and ``auc`` (NaN where the source has one class only), in [0, 1], each
+        with ``_low`` and ``_high`` of its 95 % CI. A source is missing where fewer than two patients with or without the
+        positive class would remain.
+
+    Raises
+    ------
+    CovidxrError
+        When `features` and `manifest` differ in length, or features are not finite.
+
+    Examples
+    --------
+    >>> from covidxr.data.manifest import manifest_rows
+    >>> rows = manifest_rows(
+    ...     {"image_id": i, "patient_id": i, "label": ["COVID-19", "Normal"][i % 2], "source": "xyz"[i % 3]} for i in range(60))
+    >>> found = leave_one_source_out(np.c_[np.arange(60) % 2], rows)
+    >>> float(found.table[["sensitivity", "specificity"]].to_numpy().min())
+    1.0
+    """
     if features is None:
-        return HeldOutReport(pd.DataFrame(), pd.DataFrame(), _NO_EMBEDDINGS)
-    predictions = held_out_predictions(features, manifest, manifest.source, positive, {LDA: METHODS[LDA]})
-    report = _report(predictions, "source")
+        return _without_results(_NO_EMBEDDINGS)
+    methods = {"": estimator or METHODS[LDA]}
+    report = _report(held_out_predictions(features, manifest, manifest.source, positive, methods), "source")
     if not report:
         return report
-    remaining = tuple(sorted(set(manifest.source) - set(predictions.group)))
-    return replace(report, table=report.table.droplevel("method").rename_axis("source"), not_held_out=remaining)
+    table = report.table.droplevel("method").rename_axis("source")
+    return replace(report, table=table, not_held_out=tuple(sorted(set(manifest.source) - set(table.index))))
 
 
-def hold_out_sites(features, manifest, positive=POSITIVE) -> HeldOutReport:
+def leave_one_site_out(features, manifest, positive=POSITIVE) -> HeldOutReport:
     """Each acquisition site with both classes held out in turn, by the ERM baseline and the source-balanced LDA."""
     if features is None:
-        return HeldOutReport(pd.DataFrame(), pd.DataFrame(), _NO_EMBEDDINGS)
+        return _without_results(_NO_EMBEDDINGS)
     groups = sites_with_both_classes(manifest, positive)
     return _report(held_out_predictions(features, manifest, groups, positive), "site")
 
@@ -303,8 +329,7 @@ def hold_out_sites(features, manifest, positive=POSITIVE) -> HeldOutReport:
 def hold_out_jointly(features, manifest, sources, positive=POSITIVE, comparison_run=None) -> HeldOutReport:
     """Several sources held out at once, the positive class against each other label; `comparison_run` adds that run's network."""
     if features is None or not sources:
-        reason = "No sources are named to be held out jointly." if not sources else _NO_EMBEDDINGS
-        return HeldOutReport(pd.DataFrame(), pd.DataFrame(), reason)
+        return _without_results(_NO_EMBEDDINGS if sources else "No sources are named to be held out jointly.")
     predictions = held_out_predictions(features, manifest, joint_groups(manifest, sources), positive)
     if comparison_run and len(predictions):
         predictions = pd.concat([predictions, comparison_run_predictions(comparison_run, sources, positive)])

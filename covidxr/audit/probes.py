@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,7 +22,13 @@ from covidxr.data.duplicates import find_duplicates
 from covidxr.data.images import black_out, blur_outside, preprocess
 from covidxr.data.manifest import patient_keys
 from covidxr.evaluation.calibration import calibration_error, selective_accuracy
-from covidxr.evaluation.intervals import bootstrap_interval, estimate_auc, proportion_interval
+from covidxr.evaluation.intervals import (
+    Estimate,
+    bootstrap_interval,
+    estimate_auc,
+    estimate_proportion,
+    estimate_statistic,
+)
 from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, predict
 from covidxr.utils import CovidxrError
 
@@ -77,6 +83,25 @@ class ProbeResult(NamedTuple):
     conclusion: str = ""
     shortcut: bool = False
     missed_expectation: bool = False
+
+    @classmethod
+    def of(cls, probe: str, estimate: Estimate, **columns) -> ProbeResult:
+        """The result of an estimate, with the other columns by name.
+
+        Parameters
+        ----------
+        probe : str
+            The name of the result.
+        estimate : covidxr.evaluation.Estimate
+            Its value, interval and number of images.
+        **columns
+            Any of ``chance`` to ``missed_expectation``.
+
+        Returns
+        -------
+        ProbeResult
+        """
+        return cls(probe, estimate.value, estimate.low, estimate.high, estimate.n, **columns)
 
 
 @dataclass(frozen=True)
@@ -198,9 +223,10 @@ def accuracy_result(name, predicted, truth, patients, widen=1.0, chance=None) ->
     """Accuracy of predictions, with its interval widened by a factor; chance is by default the share of the largest class."""
     correct = np.asarray(predicted) == np.asarray(truth)
     chance = chance or float(pd.Series(truth).value_counts(normalize=True).max())
-    value, (low, high) = float(correct.mean()), bootstrap_proportion(correct, patients)
-    low, high = max(0.0, value - widen * (value - low)), min(1.0, value + widen * (high - value))
-    return ProbeResult(name, value, low, high, len(correct), chance)
+    narrow = _bootstrap_proportion(correct, patients)
+    low = max(0.0, narrow.value - widen * (narrow.value - narrow.low))
+    high = min(1.0, narrow.value + widen * (narrow.high - narrow.value))
+    return ProbeResult.of(name, replace(narrow, low=low, high=high), chance=chance)
 
 
 def judge_signal(result, target) -> ProbeResult:
@@ -223,12 +249,12 @@ def _not_above(result):
     return BELOW_CHANCE if result.high < result.chance else NOT_DISTINGUISHABLE
 
 
-def bootstrap_proportion(correct, patients) -> tuple[float, float]:
-    """Patient-level bootstrap interval of a proportion; Wilson's where all values are equal."""
+def _bootstrap_proportion(correct, patients) -> Estimate:
+    """A proportion with its patient-level bootstrap interval; Wilson's where all values are equal."""
     correct = np.asarray(correct, dtype=bool)
     if correct.all() or not correct.any():
-        return proportion_interval(correct, patients)
-    return bootstrap_interval(lambda rows: correct[rows].mean(), patients, draws=500)
+        return estimate_proportion(correct, patients)
+    return estimate_statistic(lambda rows: correct[rows].mean(), patients, draws=500)
 
 
 def skill_score(value, chance) -> float:
@@ -252,13 +278,13 @@ MIN_PATIENTS = 10  # patients that a group needs to be evaluated
 
 # Intervals of cross-validated accuracies are widened: folds share training images (Nadeau and Bengio: √(1 + 5 folds / 4) = 1.5),
 # and there are seven probes (Bonferroni: the interval of each is of 99.3 %, which is 1.4 times as wide).
-CROSS_VALIDATED = 2.1
+_CROSS_VALIDATED = 2.1
 
 BORDER, CORNERS, BANDS = "the border", "the corners", "sharpness, noise and contrast"
 
 _BORDER_WIDTH, _CORNER_WIDTH = 0.04, 0.2  # of the image's side: collimation, and side markers
 
-MAX_SIDE = 40  # pixels; border and corners of larger images are shrunk, which keeps markers and saves most of the time
+_MAX_SIDE = 40  # pixels; border and corners of larger images are shrunk, which keeps markers and saves most of the time
 
 
 def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
@@ -281,7 +307,7 @@ def grouped_predictions(x, labels, groups, seed=0) -> np.ndarray:
 
 def _cross_validated_accuracy(target, name, x, truth, patients, seed, category=NO_LUNGS):
     predicted = grouped_predictions(x, truth, patients, seed)
-    result = accuracy_result(name, predicted, truth, patients, CROSS_VALIDATED)
+    result = accuracy_result(name, predicted, truth, patients, _CROSS_VALIDATED)
     return judge_signal(result._replace(category=category), target)
 
 
@@ -289,19 +315,19 @@ def pixel_features(images, lungs=None) -> dict:
     """What remains of images without lung content: few pixels, grey values, the border, the corners."""
     masks = np.zeros(images.shape, bool) if lungs is None else _dilated(lungs)
     images = np.stack([_masked_out(image, mask) for image, mask in zip(images, masks, strict=True)])
-    equalised, raw = preprocess(images)[..., 0], shrink(images.astype(np.float32), min(images.shape[1], MAX_SIDE))
+    equalised, raw = preprocess(images)[..., 0], _shrink(images.astype(np.float32), min(images.shape[1], _MAX_SIDE))
     edge = np.minimum(np.arange(raw.shape[1]), np.arange(raw.shape[1])[::-1])
     near, far = (edge < max(1, round(width * len(edge))) for width in (_BORDER_WIDTH, _CORNER_WIDTH))
     return {
-        "4×4 pixels": shrink(equalised, 4),
-        "8×8 pixels": shrink(equalised, 8),
+        "4×4 pixels": _shrink(equalised, 4),
+        "8×8 pixels": _shrink(equalised, 8),
         "the grey histogram": np.stack([_histogram(image[~mask]) for image, mask in zip(images, masks, strict=True)]),
         BORDER: raw[:, near[:, None] | near[None, :]],
         CORNERS: raw[:, far[:, None] & far[None, :]],
     }
 
 
-def shrink(images, side) -> np.ndarray:
+def _shrink(images, side) -> np.ndarray:
     """Shrink images to a square of `side` pixels, each the mean of its area."""
     return np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images])
 
@@ -407,7 +433,7 @@ def occluded_inputs(data):
 @register_probe
 def attributes(data):
     """Source, age group, sex and view from 8×8 pixels, and the class from each attribute alone."""
-    x, patients = shrink(preprocess(data.images)[..., 0], 8), data.patients
+    x, patients = _shrink(preprocess(data.images)[..., 0], 8), data.patients
     manifest, results = data.manifest, []
     columns = {
         "source": manifest.source,
@@ -438,7 +464,7 @@ def _attribute_and_class(name, x, truth, labels, patients, seed):
     return [leakage, *confounding]
 
 
-MEMORISATION_SEEDS = 5
+_MEMORISATION_SEEDS = 5
 
 
 @register_probe
@@ -453,17 +479,17 @@ def memorisation(data):
 
 def _memorisation_gain(labels, images, patients, seed):
     """How much accuracy rises when the most similar image may be of the same patient."""
-    x = shrink(preprocess(images)[..., 0], 16).reshape(len(images), -1)
-    seeds = range(seed, seed + MEMORISATION_SEEDS)
+    x = _shrink(preprocess(images)[..., 0], 16).reshape(len(images), -1)
+    seeds = range(seed, seed + _MEMORISATION_SEEDS)
     by_image = np.mean([_nearest(x, labels, StratifiedKFold, None, seed) for seed in seeds], axis=0)
     by_patient = np.mean([_nearest(x, labels, StratifiedGroupKFold, patients, seed) for seed in seeds], axis=0)
     difference = by_image - by_patient
-    low, high = bootstrap_interval(lambda rows: difference[rows].mean(), patients, draws=500)
-    conclusion = "patients are memorised: split by patient" if low > 0 else NOT_DISTINGUISHABLE
-    value = float(difference.mean())
-    return ProbeResult(
-        "accuracy gain from splitting by image", value, low, high, len(labels), 0.0, MEMORISATION, "0.00", conclusion,
-        missed_expectation=low > 0,
+    gain = estimate_statistic(lambda rows: difference[rows].mean(), patients, draws=500)
+    memorised = gain.low > 0
+    return ProbeResult.of(
+        "accuracy gain from splitting by image", gain, chance=0.0, category=MEMORISATION, expected="0.00",
+        conclusion="patients are memorised: split by patient" if memorised else NOT_DISTINGUISHABLE,
+        missed_expectation=memorised,
     )  # fmt: skip
 
 
@@ -492,10 +518,11 @@ def _split_leakage(data):
 
 
 def _leak(name, hits, patients):
-    low, high = proportion_interval(hits, patients)
-    conclusion, any_hit = f"{hits.sum()} of {len(hits)}" if hits.any() else "none", bool(hits.any())
-    value = float(hits.mean())
-    return ProbeResult(name, value, low, high, len(hits), np.nan, MEMORISATION, "0.00", conclusion, any_hit, any_hit)
+    return ProbeResult.of(
+        name, estimate_proportion(hits, patients), category=MEMORISATION, expected="0.00",
+        conclusion=f"{hits.sum()} of {len(hits)}" if hits.any() else "none",
+        shortcut=bool(hits.any()), missed_expectation=bool(hits.any()),
+    )  # fmt: skip
 
 
 @register_probe
@@ -510,8 +537,7 @@ def within_source_discrimination(data):
         if min(len(set(patients[positive])), len(set(patients[~positive]))) >= MIN_PATIENTS:
             name = f"{data.positive} against other disease within {source}"
             auc = estimate_auc(positive, score, patients)
-            result = ProbeResult(name, auc.value, auc.low, auc.high, len(rows), 0.5, WITHIN_SOURCE)
-            results.append(judge_performance(result))
+            results.append(judge_performance(ProbeResult.of(name, auc, chance=0.5, category=WITHIN_SOURCE)))
     return results
 
 
@@ -546,16 +572,17 @@ def external_confidence(data):
         correct = ((rows.label == data.positive) == predicted).to_numpy()
         score = numbers(f"p_{data.positive}", rows[f"p_{data.positive}"], 0, 1)
         confidence, patients = np.where(predicted, score, 1 - score), patient_keys(rows)
-        low, high = bootstrap_interval(lambda drawn, of=confidence: of[drawn].mean(), patients, draws=500)
-        worst, best = bootstrap_proportion(correct, patients)
-        conclusion, missed = "confidence matches accuracy", low > best or high < worst
-        if low > best:
-            conclusion = "confidently wrong" if correct.mean() < 0.5 else "overconfident"
-        elif high < worst:
+        mean = estimate_statistic(lambda drawn, of=confidence: of[drawn].mean(), patients, draws=500)
+        accuracy = _bootstrap_proportion(correct, patients)
+        conclusion = "confidence matches accuracy"
+        if mean.low > accuracy.high:
+            conclusion = "confidently wrong" if accuracy.value < 0.5 else "overconfident"
+        elif mean.high < accuracy.low:
             conclusion = "underconfident"
-        results.append(ProbeResult(
-            f"confidence about {data.positive} in {source} (external)", float(confidence.mean()), low, high, len(rows), np.nan,
-            CALIBRATION, f"its accuracy there, {correct.mean():.2f}", conclusion, missed_expectation=missed,
+        results.append(ProbeResult.of(
+            f"confidence about {data.positive} in {source} (external)", mean, category=CALIBRATION,
+            expected=f"its accuracy there, {accuracy.value:.2f}", conclusion=conclusion,
+            missed_expectation=conclusion != "confidence matches accuracy",
         ))  # fmt: skip
     return results
 
@@ -572,9 +599,9 @@ def calibration(data):
     missed, conclusion = error.low > chance, "consistent with perfect calibration"
     if missed:
         conclusion = "overconfident" if confidence.mean() > correct.mean() else "underconfident"
-    result = ProbeResult(
-        "expected calibration error", error.value, error.low, error.high, len(correct), chance, CALIBRATION,
-        "no more than chance", conclusion, missed_expectation=missed,
+    result = ProbeResult.of(
+        "expected calibration error", error, chance=chance, category=CALIBRATION, expected="no more than chance",
+        conclusion=conclusion, missed_expectation=missed,
     )  # fmt: skip
     return [result, _selective_accuracy(confidence, correct, patients)]
 

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from covidxr.data.manifest import patient_keys
 from covidxr.evaluation.intervals import Estimate, estimate_statistic
-from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy
-from covidxr.utils import CovidxrError, unknown
+from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, positive_class
+from covidxr.utils import CovidxrError
 
 COMPARED = ("sensitivity", "specificity", "specificity_healthy", "auc", "accuracy")
 
@@ -59,8 +59,7 @@ def compare_predictions(
     >>> compare_predictions(first, second, ["COVID-19", "Normal"])["specificity"].value
     1.0
     """
-    if positive not in classes:
-        raise unknown("class as `positive`:", positive, classes)
+    positive_class(classes, positive)
     second = _aligned(first, second)
     patients, labels = patient_keys(first).to_numpy(dtype=str), first.label.to_numpy(dtype=str)
     known, is_positive = counted(labels, classes, positive), labels == positive

@@ -26,8 +26,8 @@ from covidxr.evaluation.intervals import (
     estimate_table,
 )
 from covidxr.evaluation.linear_probe import group_weights
-from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, predict_table
-from covidxr.utils import CovidxrError, unknown
+from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, positive_class, predict_table
+from covidxr.utils import CovidxrError
 
 if TYPE_CHECKING:
     import keras
@@ -189,7 +189,7 @@ def choose_operating_point(predictions, classes, sensitivity=None, positive=POSI
     """Choose threshold and temperature on validation images, before any test or external image is evaluated."""
     if positive is None:
         return None
-    _check_positive(classes, positive)
+    positive_class(classes, positive)
     probabilities = predictions[[f"p_{label}" for label in classes]].to_numpy()
     outcome = predictions.label == positive
     weights = group_weights(outcome, predictions.source)
@@ -254,9 +254,20 @@ def evaluate_external(
     (2, None)
     """
     if positive is not None:
-        _check_positive(classes, positive)
+        positive_class(classes, positive)
     table = predict_table(model, external.manifest, external.images, classes)
     return external_metrics(table, classes, operating_point, positive), table
+
+
+INTERNAL = "internal test split"
+
+
+def evaluate_sets(model, run, sets, operating_point=None, positive=POSITIVE) -> tuple[dict, dict]:
+    """The metrics, and the prediction tables, of the internal test split, which comes first, and of each external set, by name."""
+    test = run.split("test")
+    sets = [ExternalSet(INTERNAL, test.manifest, test.images, {}), *sets]
+    found = {one.name: evaluate_external(model, one, run.classes, operating_point, positive) for one in sets}
+    return {name: metrics for name, (metrics, _) in found.items()}, {name: table for name, (_, table) in found.items()}
 
 
 def external_metrics(table, classes, operating_point=None, positive=POSITIVE) -> dict:
@@ -291,11 +302,6 @@ def external_metrics(table, classes, operating_point=None, positive=POSITIVE) ->
 
 def _specificity(negatives, positive):
     return estimate_proportion((negatives.predicted != positive).to_numpy(), patient_keys(negatives))
-
-
-def _check_positive(classes, positive):
-    if positive not in classes:
-        raise unknown("class as `positive`:", positive, classes)
 
 
 def _calibration(score, outcome, patients) -> dict[str, Estimate | float | None]:
