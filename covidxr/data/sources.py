@@ -16,14 +16,13 @@ from covidxr.data.download import (
     KAGGLE_HANDLE,
     LISTING_FILE,
     RECORD_FILE,
-    FetchReport,
-    FileInfo,
+    Fetch,
     Origin,
-    checksum_error,
     fetch_origin,
     is_image_or_table,
     known_files,
     read_listing,
+    verification_error,
 )
 from covidxr.data.manifest import (
     COLUMNS,
@@ -48,7 +47,7 @@ def version_of(folder, source: str, pinned: str) -> str:
     if isinstance(recorded, dict) and recorded.get("version") and isinstance(recorded["version"], str):
         return recorded["version"]
     table, known = folder / "metadata.csv", known_files(source).get("metadata.csv")
-    return pinned if known and table.is_file() and not checksum_error(table, known) else ""
+    return pinned if known and table.is_file() and not verification_error(table, table.name, known) else ""
 
 
 COVID_CHESTXRAY_URL = "https://github.com/ieee8023/covid-chestxray-dataset"
@@ -273,14 +272,14 @@ def _on_github(name, folder, repository, commit, members, index, wanted):
 
 def _covid_chestxray_files(folder):
     names = [Path(path).name for path in used_rows(_load_covid_chestxray(folder)).path]
-    return {f"images/{name}": FileInfo() for name in names if is_image_or_table(name)}
+    return {f"images/{name}": "" for name in names if is_image_or_table(name)}
 
 
 def _figure1_files(folder):
     by_stem = {Path(path).stem: path for path in known_files("figure1")}  # metadata.csv does not give the suffix
     names = [Path(path).stem for path in used_rows(_load_figure1(folder)).path]
     paths = [by_stem.get(name, f"images/{name}.jpg") for name in names]
-    return {path: FileInfo() for path in paths if is_image_or_table(path)}
+    return {path: "" for path in paths if is_image_or_table(path)}
 
 
 def _darkcovidnet_files(folder):
@@ -419,7 +418,7 @@ def downloadable_sources() -> list:
     return [source.name for source in SOURCES.values() if source.origin]
 
 
-def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> FetchReport:
+def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fetch:
     """Download a source into its folder in the data folder, continuing an interrupted download."""
     if source not in downloadable_sources():
         raise unknown("source to fetch:", source, downloadable_sources())
