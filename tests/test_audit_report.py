@@ -24,7 +24,7 @@ from covidxr.audit.probes import (
 )
 from covidxr.audit.report import AuditReport, shortcut_audit
 from covidxr.data.dataset import Dataset, build_dataset
-from covidxr.data.images import load_images
+from covidxr.data.images import read_images
 from covidxr.data.phantom import load_phantoms
 from covidxr.evaluation.external import ExternalSet
 from covidxr.utils import CovidxrError, write_json
@@ -405,7 +405,7 @@ def audited(tmp_path_factory):
             rows = load_phantoms(folder, per_class=PER_CLASS, size=64, shortcut=shortcut)
             rows = rows if masks else rows.assign(lung_mask="")
             with threadpool_limits(1):  # small matrices are processed faster by one thread than by many that wait
-                known[key] = audit(rows, load_images(rows, 64))
+                known[key] = audit(rows, np.stack(read_images(rows.path, 64)))
         return known[key]
 
     return look

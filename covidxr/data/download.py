@@ -35,7 +35,7 @@ from covidxr.utils import CovidxrError, atomic_path, read_json, sweep_leftovers,
 
 pooch.get_logger().setLevel("WARNING")  # or it announces each of a thousand files
 
-KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
+_KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia"
 
 RECORD_FILE, LISTING_FILE = "fetched.json", "listing.json"
 
@@ -307,11 +307,18 @@ class Origin:
     name: str
     folder: str
     version: str
-    members: str
-    by_hand: str
+    members: str  # a pattern of their names in an archive
     repository: str = ""
     index: str = ""
     wanted: Callable | None = None
+
+    @property
+    def by_hand(self) -> str:
+        """URL of an archive of all its files."""
+        if self.repository:
+            return f"https://github.com/{self.repository}/archive/{self.version}.zip"
+        number = self.version.removeprefix("versions/")
+        return f"https://www.kaggle.com/api/v1/datasets/download/{_KAGGLE_HANDLE}?datasetVersionNumber={number}"
 
     def url(self, path: str) -> str:
         """URL of one of its files."""
@@ -520,7 +527,7 @@ def _from_kagglehub(fetch):
 
     with _kagglehub_cache(fetch.scratch):
         try:
-            root = Path(kagglehub.dataset_download(f"{KAGGLE_HANDLE}/{fetch.origin.version}"))
+            root = Path(kagglehub.dataset_download(f"{_KAGGLE_HANDLE}/{fetch.origin.version}"))
         except Exception as error:  # kagglehub passes on what its libraries raise, without a common base
             if getattr(error, "errno", None) in _DISK_FULL:
                 raise
