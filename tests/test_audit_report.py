@@ -28,7 +28,7 @@ from covidxr.audit.probes import (
 from covidxr.audit.report import AuditReport, shortcut_audit
 from covidxr.data._opencv import cv2
 from covidxr.data.dataset import Dataset, build_dataset
-from covidxr.data.images import load_images, load_masks
+from covidxr.data.images import load_masks, read_images
 from covidxr.data.phantom import load_phantoms
 from covidxr.evaluation.external import ExternalSet
 from covidxr.utils import CovidxrError, write_json
@@ -459,7 +459,7 @@ def audited(tmp_path_factory):
             rows = load_phantoms(folder, per_class=PER_CLASS, size=64, shortcut=shortcut)
             rows = rows if masks else rows.assign(lung_mask="")
             with threadpool_limits(1):  # small matrices are processed faster by one thread than by many that wait
-                known[key] = audit(rows, load_images(rows, 64))
+                known[key] = audit(rows, np.stack(read_images(rows.path, 64)))
         return known[key]
 
     return look
@@ -496,7 +496,7 @@ def test_planted_cues_are_found_by_name_over_seeds_and_none_where_none_is_plante
     found = {}
     for shortcut in ({}, {"marker": 1.0}, {"border": 1.0}, {"exposure": 1.0}):
         manifest = load_phantoms(tmp_path, per_class=40, size=48, seed=seed, shortcut=shortcut)
-        data = AuditData(manifest, load_images(manifest, 48), load_masks(manifest.lung_mask, 48))
+        data = AuditData(manifest, np.stack(read_images(manifest.path, 48)), load_masks(manifest.lung_mask, 48))
         results = [*low_information_inputs(data), low_level_statistics(data)[0]]
         found[next(iter(shortcut), "")] = {one.probe.removeprefix("class from "): one for one in results}
     assert not any(one.shortcut for one in found[""].values())

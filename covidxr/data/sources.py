@@ -13,17 +13,15 @@ import pandas as pd
 
 from covidxr.checks import check_names
 from covidxr.data.download import (
-    KAGGLE_HANDLE,
     LISTING_FILE,
     RECORD_FILE,
-    FetchReport,
-    FileInfo,
+    Fetch,
     Origin,
-    checksum_error,
     fetch_origin,
     is_image_or_table,
     known_files,
     read_listing,
+    verification_error,
 )
 from covidxr.data.hospitals import HOSPITALS, PHANTOM_CLASSES
 from covidxr.data.manifest import (
@@ -43,13 +41,13 @@ from covidxr.data.phantom import load_phantoms
 from covidxr.utils import CovidxrError, read_json, unknown
 
 
-def version_of(folder, source: str, pinned: str) -> str:
+def _version_of(folder, source: str, pinned: str) -> str:
     """Return the version of a source in a folder, or ``""`` if unknown."""
     recorded = read_json(folder / RECORD_FILE, checked=False)
     if isinstance(recorded, dict) and recorded.get("version") and isinstance(recorded["version"], str):
         return recorded["version"]
     table, known = folder / "metadata.csv", known_files(source).get("metadata.csv")
-    return pinned if known and table.is_file() and not checksum_error(table, known) else ""
+    return pinned if known and table.is_file() and not verification_error(table, table.name, known) else ""
 
 
 COVID_CHESTXRAY_URL = "https://github.com/ieee8023/covid-chestxray-dataset"
@@ -70,7 +68,7 @@ def _load_covid_chestxray(data_dir):
     table.loc[_repeated(table), "excluded"] = "a file named twice"
     if (table.excluded != "").all():
         raise CovidxrError(f"{folder / 'metadata.csv'}: no row is a frontal X-ray (modality X-ray, view PA or AP)")
-    version = version_of(folder, "covid-chestxray", COVID_CHESTXRAY_VERSION)
+    version = _version_of(folder, "covid-chestxray", COVID_CHESTXRAY_VERSION)
     return listed_rows(
         {
             "image_id": f"covid-chestxray/{row.name}",
@@ -112,7 +110,7 @@ def _load_figure1(data_dir):
     table["excluded"] = ""
     table.loc[table.finding == "", "excluded"] = "no finding stated"
     table.loc[_repeated(table), "excluded"] = "an image named twice"
-    version = version_of(folder, "figure1", FIGURE1_VERSION)
+    version = _version_of(folder, "figure1", FIGURE1_VERSION)
     return listed_rows(
         {
             "image_id": f"figure1/{row.name}",
@@ -143,7 +141,7 @@ _DARKCOVIDNET_LABELS = {"No_findings": "No finding", "Pneumonia": "Pneumonia"}
 def _load_darkcovidnet(data_dir):
     """List the images of the DarkCovidNet collection; its adults without COVID-19 are used."""
     folder = find_folder(data_dir, "darkcovidnet", "X-Ray Image DataSet", DARKCOVIDNET_URL)
-    version = version_of(folder, "darkcovidnet", DARKCOVIDNET_VERSION)
+    version = _version_of(folder, "darkcovidnet", DARKCOVIDNET_VERSION)
     reasons = {**dict.fromkeys(_DARKCOVIDNET_LABELS, ""), "Covid-19": "repeats covid-chestxray's images"}
     return listed_rows(
         {
@@ -174,7 +172,7 @@ _NORMAL = re.compile(r"(?P<patient>(?:NORMAL\d*-)?IM-\d+)", re.IGNORECASE)
 def _load_kaggle_chest_xray(data_dir):
     """List the images of the Kaggle set; those whose name states patient and cause are used."""
     folder = find_folder(data_dir, "chest_xray", "train", KAGGLE_CHEST_XRAY_URL)
-    version = version_of(folder, "kaggle-chest-xray", KAGGLE_CHEST_XRAY_VERSION)
+    version = _version_of(folder, "kaggle-chest-xray", KAGGLE_CHEST_XRAY_VERSION)
     return listed_rows(_kaggle_row(image, folder) | {"version": version} for image in find_images(folder, "*/*/*"))
 
 
@@ -267,21 +265,16 @@ def _load_folder(folder, name):
     )
 
 
-def _on_github(name, folder, repository, commit, members, index, wanted):
-    by_hand = f"https://github.com/{repository}/archive/{commit}.zip"
-    return Origin(name, folder, commit, rf"(?:[^/]+/)?(?P<path>{members})", by_hand, repository, index, wanted)
-
-
 def _covid_chestxray_files(folder):
     names = [Path(path).name for path in used_rows(_load_covid_chestxray(folder)).path]
-    return {f"images/{name}": FileInfo() for name in names if is_image_or_table(name)}
+    return {f"images/{name}": "" for name in names if is_image_or_table(name)}
 
 
 def _figure1_files(folder):
     by_stem = {Path(path).stem: path for path in known_files("figure1")}  # metadata.csv does not give the suffix
     names = [Path(path).stem for path in used_rows(_load_figure1(folder)).path]
     paths = [by_stem.get(name, f"images/{name}.jpg") for name in names]
-    return {path: FileInfo() for path in paths if is_image_or_table(path)}
+    return {path: "" for path in paths if is_image_or_table(path)}
 
 
 def _darkcovidnet_files(folder):
@@ -290,7 +283,7 @@ def _darkcovidnet_files(folder):
     return {path: known[path] for path in known if fits(path) and is_image_or_table(path)}
 
 
-_METADATA_AND_IMAGES = r"metadata\.csv|images/[^/]+"
+_METADATA_AND_IMAGES = r"(?:[^/]+/)?(?P<path>metadata\.csv|images/[^/]+)"
 
 _DARKCOVIDNET_IMAGES = r"X-Ray Image DataSet/(?:No_findings|Pneumonia)/[^/]+"
 
@@ -355,75 +348,36 @@ def _draw_all(source, data_dir):
     return draw_phantoms(source, list(phantom_labels(source)), data_dir)
 
 
-SOURCES = {
-    source.name: source
-    for source in (
-        Source("phantom", load_phantoms),
-        *(Source(name, partial(_draw_all, name)) for name, hospital in PHANTOM_SOURCES.items() if hospital),
-        Source(
-            "covid-chestxray",
-            _load_covid_chestxray,
-            _on_github(
-                "covid-chestxray",
-                "covid-chestxray-dataset",
-                "ieee8023/covid-chestxray-dataset",
-                COVID_CHESTXRAY_VERSION,
-                _METADATA_AND_IMAGES,
-                "metadata.csv",
-                _covid_chestxray_files,
-            ),
-        ),
-        Source(
-            "kaggle-chest-xray",
-            _load_kaggle_chest_xray,
-            Origin(
-                "kaggle-chest-xray",
-                "chest_xray",
-                KAGGLE_CHEST_XRAY_VERSION,
-                r"(?:[^/]+/)*?(?P<path>(?:train|test|val)/(?:NORMAL|PNEUMONIA)/[^/]+)",
-                f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_HANDLE}?datasetVersionNumber=2",
-            ),
-        ),
-        Source(
-            "darkcovidnet",
-            _load_darkcovidnet,
-            _on_github(
-                "darkcovidnet",
-                "darkcovidnet",
-                "muhammedtalo/COVID-19",
-                DARKCOVIDNET_VERSION,
-                _DARKCOVIDNET_IMAGES,
-                LISTING_FILE,
-                _darkcovidnet_files,
-            ),
-        ),
-        Source(
-            "figure1",
-            _load_figure1,
-            _on_github(
-                "figure1",
-                "figure1",
-                "agchung/Figure1-COVID-chestxray-dataset",
-                FIGURE1_VERSION,
-                _METADATA_AND_IMAGES,
-                "metadata.csv",
-                _figure1_files,
-            ),
-        ),
-        Source("table", load_table),
-    )
-}
+_SOURCES = (
+    Source("phantom", load_phantoms),
+    *(Source(name, partial(_draw_all, name)) for name, hospital in PHANTOM_SOURCES.items() if hospital),
+    Source("covid-chestxray", _load_covid_chestxray, Origin(
+        "covid-chestxray", "covid-chestxray-dataset", COVID_CHESTXRAY_VERSION, _METADATA_AND_IMAGES,
+        repository="ieee8023/covid-chestxray-dataset", index="metadata.csv", wanted=_covid_chestxray_files,
+    )),
+    Source("kaggle-chest-xray", _load_kaggle_chest_xray, Origin(
+        "kaggle-chest-xray", "chest_xray", KAGGLE_CHEST_XRAY_VERSION,
+        r"(?:[^/]+/)*?(?P<path>(?:train|test|val)/(?:NORMAL|PNEUMONIA)/[^/]+)",
+    )),
+    Source("darkcovidnet", _load_darkcovidnet, Origin(
+        "darkcovidnet", "darkcovidnet", DARKCOVIDNET_VERSION, rf"(?:[^/]+/)?(?P<path>{_DARKCOVIDNET_IMAGES})",
+        repository="muhammedtalo/COVID-19", index=LISTING_FILE, wanted=_darkcovidnet_files,
+    )),
+    Source("figure1", _load_figure1, Origin(
+        "figure1", "figure1", FIGURE1_VERSION, _METADATA_AND_IMAGES,
+        repository="agchung/Figure1-COVID-chestxray-dataset", index="metadata.csv", wanted=_figure1_files,
+    )),
+    Source("table", load_table),
+)  # fmt: skip
+
+SOURCES = {source.name: source for source in _SOURCES}
 
 
-def downloadable_sources() -> list:
-    """Name the sources that `fetch` can download."""
-    return [source.name for source in SOURCES.values() if source.origin]
-
-
-def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> FetchReport:
+def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fetch:
     """Download a source into its folder in the data folder, continuing an interrupted download."""
-    if source not in downloadable_sources():
-        raise unknown("source to fetch:", source, downloadable_sources())
+    downloadable = [source.name for source in SOURCES.values() if source.origin]
+    if source not in downloadable:
+        raise unknown("source to fetch:", source, downloadable)
     return fetch_origin(SOURCES[source].origin, data_dir, mirror, archive)
 
 
