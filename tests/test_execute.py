@@ -20,6 +20,7 @@ import pytest
 from small_notebooks import make_notebooks, write_notebook
 
 from covidxr.run.execute import execute
+from covidxr.run.lock import locked
 from covidxr.run.runner import run_profile
 
 ROOT = Path(__file__).parents[1]
@@ -211,7 +212,8 @@ def test_sigterm_ends_a_run_like_ctrl_c(start, tmp_path):
     assert "Interrupted. The same command resumes" in (tmp_path / "said").read_text(encoding="utf-8")
     assert children and not any(map(is_alive, children))
     assert statuses(tmp_path / "run") == ["done", "interrupted"]
-    assert not (tmp_path / "run" / "run.lock").exists() and not list((tmp_path / "tmp").iterdir())
+    with locked(tmp_path / "run"):
+        assert not list((tmp_path / "tmp").iterdir())
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == []
 
 

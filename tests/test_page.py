@@ -215,6 +215,10 @@ def test_says_what_is_of_an_earlier_state(tmp_path):
     run = {**RUN, "notebooks": {**RUN["notebooks"], "05_look": {"status": "outdated"}}}
     assert "Not up to date: 05_look." in text_of(page_of(tmp_path, METRICS, run))
     assert "Not up to date" not in page_of(tmp_path, METRICS, RUN)
+    for outputs in ({}, {"model.keras": "c0ffee"}):
+        running = {"03_fit": {"status": "running", "outputs": outputs}}
+        text = text_of(page_of(tmp_path, METRICS, {**RUN, "notebooks": {**RUN["notebooks"], **running}}))
+        assert ("Not up to date: 03_fit." in text) == bool(outputs)
 
 
 def images_of(html):
