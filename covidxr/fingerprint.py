@@ -187,7 +187,7 @@ def _without_paths(name, value):
     if not value:
         return value
     if name in SOURCE_LISTS:
-        return value if all(map(is_phantom, value)) else [item if item in SOURCES else "a path" for item in value]
+        return [item if item in SOURCES or is_phantom(item) else "a path" for item in value]
     if name == "weights":
         return value if value in _NAMED_WEIGHTS else "a file"
     if name in _VARIANTS:

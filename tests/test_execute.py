@@ -1,4 +1,4 @@
-"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is told."""
+"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is reported."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_record_of_the_run(finished):
 
 def test_peak_memory_is_that_of_the_kernel(finished):
     make, use = finished.record["notebooks"].values()
-    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for half a second
+    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for a second
 
 
 def test_unchanged_run_starts_nothing_heavy(finished):
@@ -163,7 +163,7 @@ with atomic_path(pathlib.Path(run_dir, "half.npz")) as temporary:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a run whose second notebook never ends and cannot be asked to; wait until it is there."""
+    """Start a run whose second notebook never ends and cannot be interrupted; wait until it is there."""
     notebooks = make_notebooks(tmp_path / "notebooks")
     write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'", BUSY, reads=["made.txt"])
     script = f"""import functools, pathlib, sys

@@ -64,7 +64,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def place(undisturbed, tmp_path):
-    """A copy of it, elsewhere."""
+    """A copy of it in another folder."""
     return Path(shutil.copytree(undisturbed, tmp_path / "place"))
 
 
