@@ -227,7 +227,7 @@ def _make_task(run_dir, position, config, splits, given):
     described = [comparable(asdict(config)), weights, splits, given]
     key = hashlib.sha256(json.dumps(described, default=str).encode()).hexdigest()
     words = re.sub(r"\W+", "-", variant).strip("-")
-    folder = run_dir / "sweep" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
+    folder = run_dir / "ablation" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
     return AblationTask(*position, config, splits, str(run_dir), str(folder), key)
 
 

@@ -120,7 +120,7 @@ def _plain(value):
     return convert()
 
 
-SETTINGS = {
+_SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # no CUDA search, no CPU feature notes
     "GRPC_VERBOSITY": "ERROR",
 }
@@ -128,4 +128,4 @@ SETTINGS = {
 
 def quiet_environment() -> dict:
     """Set environment variables that silence TensorFlow, unless the user set them, and return them."""
-    return {name: os.environ.setdefault(name, value) for name, value in SETTINGS.items()}
+    return {name: os.environ.setdefault(name, value) for name, value in _SETTINGS.items()}

@@ -122,7 +122,7 @@ def make_run(folder, metrics=METRICS, run=RUN):
 
 
 def damaged(record, value):
-    """A record once for each of its places, that place holding `value`; the whole of it first."""
+    """A record with `value` in place of one of its parts, once for each part; in place of all of it first."""
     yield "all of it", value
     for where in _places(record):
         changed = copy.deepcopy(record)

@@ -166,7 +166,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(images, tmp_path):
-    shutil.copytree(images, tmp_path / "run", ignore=shutil.ignore_patterns("sweep", "began.txt"))
+    shutil.copytree(images, tmp_path / "run", ignore=shutil.ignore_patterns("ablation", "began.txt"))
     return tmp_path / "run"
 
 

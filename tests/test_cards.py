@@ -13,7 +13,7 @@ from small_run import damaged
 
 from covidxr.data.dataset import Dataset, save_dataset
 from covidxr.evaluation.metrics import record_metrics
-from covidxr.report.cards import CLAIM_ITEMS, answer_checklist, write_reports
+from covidxr.report.cards import _CLAIM_ITEMS, _answer_checklist, write_reports
 from covidxr.utils import read_json, write_json
 
 PROBE = {
@@ -117,17 +117,17 @@ def test_patients_in_two_partitions_are_reported(run_dir):
 
 
 def test_all_42_items_are_answered_only_with_what_they_need():
-    assert [item.number for item in CLAIM_ITEMS] == list(range(1, 43))
-    assert len({item.question for item in CLAIM_ITEMS}) == 42 and len({item.section for item in CLAIM_ITEMS}) == 13
+    assert [item.number for item in _CLAIM_ITEMS] == list(range(1, 43))
+    assert len({item.question for item in _CLAIM_ITEMS}) == 42 and len({item.section for item in _CLAIM_ITEMS}) == 13
     facts = dict.fromkeys(("disjoint", "weights", "external", "commit", "images"), "known")
-    everything = {need for item in CLAIM_ITEMS for need in item.needs}
-    for _, answer in answer_checklist(everything, facts):
+    everything = {need for item in _CLAIM_ITEMS for need in item.needs}
+    for _, answer in _answer_checklist(everything, facts):
         assert "{" not in answer and answer
     for need in everything:
         lost = [
-            item.number for item, answer in answer_checklist(everything - {need}, facts) if f"has no {need}" in answer
+            item.number for item, answer in _answer_checklist(everything - {need}, facts) if f"has no {need}" in answer
         ]
-        assert lost == [item.number for item in CLAIM_ITEMS if need in item.needs]
+        assert lost == [item.number for item in _CLAIM_ITEMS if need in item.needs]
 
 
 def rename(run_dir, **columns):

@@ -16,14 +16,14 @@ import pytest
 from local_server import Server, image_bytes
 
 from covidxr.data.sources import SOURCES
-from covidxr.run.cli import FETCHABLE, main, needed_sources
+from covidxr.run.cli import _FETCHABLE, _needed_sources, main
 from covidxr.utils import CovidxrError
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_fetchable_sources_are_those_with_an_origin():
-    assert set(FETCHABLE) == {name for name, source in SOURCES.items() if source.origin}
+    assert set(_FETCHABLE) == {name for name, source in SOURCES.items() if source.origin}
 
 
 @pytest.mark.parametrize(
@@ -36,26 +36,26 @@ def test_fetchable_sources_are_those_with_an_origin():
     ],
 )
 def test_a_profile_needs_its_sources_once(names, sources):
-    assert sorted(needed_sources(names)) == sorted(sources)
+    assert sorted(_needed_sources(names)) == sorted(sources)
 
 
 def test_phantoms_and_own_files_are_not_downloaded(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text("01_dataset_assembly:\n  sources: [phantom, figure1, mine.csv]\n07_external_validation:\n")
-    assert needed_sources([str(profile)]) == ["figure1"]
+    assert _needed_sources([str(profile)]) == ["figure1"]
 
 
 def test_a_source_that_is_restricted_to_classes_is_downloaded(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text("01_dataset_assembly:\n  sources: [phantom-city: [COVID-19], figure1: [COVID-19]]\n")
-    assert needed_sources([str(profile)]) == ["figure1"]
+    assert _needed_sources([str(profile)]) == ["figure1"]
 
 
 def test_unknown_name_lists_the_known_ones(capsys):
     assert main(["data", "artcle"]) == 2
     assert "unknown source or profile 'artcle'; available: covid-chestxray, " in capsys.readouterr().err
     with pytest.raises(CovidxrError, match="article"):
-        needed_sources(["artcle"])
+        _needed_sources(["artcle"])
 
 
 def test_one_archive_is_for_one_source(capsys):

@@ -6,12 +6,13 @@ import nbformat
 import pytest
 
 from covidxr import fingerprint
+from covidxr.data.manifest import is_phantom
 from covidxr.fingerprint import (
     PRESENTATION,
     ROOT,
     _module,
     _parsed,
-    closure,
+    _sources,
     code_of,
     comparable,
     inputs_of,
@@ -62,7 +63,7 @@ def package(tmp_path, monkeypatch):
 def test_all_that_is_imported_counts_wherever_the_import_stands(package):
     names = ["covidxr.plots", "covidxr.starts", "covidxr.model.networks.build", "covidxr.late.call"]
     wanted = ["late", "lazy", "model", "parts", "parts.layers", "starts", "worker"]
-    assert closure(names) == [f"covidxr.{name}" for name in wanted]
+    assert sorted(_sources(names)) == [f"covidxr.{name}" for name in wanted]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_module_that_moves_into_a_package_of_plots_still_only_presents(package
 
 
 def test_a_name_that_the_package_hands_out_leads_to_its_module():
-    assert "covidxr.gradcam.cam" in closure(["covidxr.GradCAM"])
+    assert "covidxr.gradcam.cam" in _sources(["covidxr.GradCAM"])
     assert modules_of("covidxr.GradCAM") == modules_of("covidxr.gradcam.cam")
 
 
@@ -126,14 +127,14 @@ def test_modules_that_only_present_exist():
 def test_each_notebook_counts_what_it_computes_with_and_nothing_that_draws():
     for step in read_notebooks():
         imported = set().union(*(_parsed(cell, "")[1] for cell in step.cells))
-        found = closure(imported)
+        found = _sources(imported)
         assert "covidxr.data.dataset" in found and not any(PRESENTATION & set(name.split(".")) for name in found)
         assert len(step.cells) == sum(cell.cell_type == "code" for cell in nbformat.read(step.path, 4).cells) - 1
 
 
 def test_lists_of_sources_are_known_as_such():
     declared = [pair for step in read_notebooks() for pair in step.declared.items()]
-    lists = {name for name, value in declared if isinstance(value, list) and "phantom" in value}
+    lists = {name for name, value in declared if isinstance(value, list) and any(map(is_phantom, value))}
     assert {"sources", "external"} <= lists <= set(fingerprint.SOURCE_LISTS)
 
 
@@ -144,3 +145,16 @@ def test_sources_that_are_restricted_to_classes_count_by_source_and_classes(tmp_
         "sources": ["figure1", {"phantom-city": ["COVID-19"]}, {"a path": ["Normal"]}]
     }
     assert set(inputs_of({"sources": sources}, {})) == {"sources: figure1", "sources: ours.csv"}
+
+
+@pytest.mark.parametrize(
+    ("source", "drawn"),
+    [
+        ("phantom", True), ("phantom-north", True), ("phantom, seed 1", True), ("phantom-north, held out", True),
+        ("phantoms", False), ("figure1", False), ("phantom-mine/table.csv", False), ("phantom-mine.csv", False),
+    ],
+)  # fmt: skip
+def test_drawn_sources_are_known_by_name_and_count_by_it(source, drawn):
+    assert is_phantom(source) == drawn
+    shown = source if drawn or source == "figure1" else "a path"
+    assert comparable({"sources": [source, "figure1"]}) == {"sources": [shown, "figure1"]}

@@ -1,4 +1,4 @@
-"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is told."""
+"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is reported."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 from small_notebooks import make_notebooks, write_notebook
 
 from covidxr.run.execute import execute
+from covidxr.run.lock import locked
 from covidxr.run.runner import run_profile
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,7 @@ def test_record_of_the_run(finished):
 
 def test_peak_memory_is_that_of_the_kernel(finished):
     make, use = finished.record["notebooks"].values()
-    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for half a second
+    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for a second
 
 
 def test_unchanged_run_starts_nothing_heavy(finished):
@@ -177,7 +178,7 @@ with atomic_path(pathlib.Path(run_dir, "half.npz")) as temporary:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a run whose second notebook never ends and cannot be asked to; wait until it is there."""
+    """Start a run whose second notebook never ends and cannot be interrupted; wait until it is there."""
     notebooks = make_notebooks(tmp_path / "notebooks")
     write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'", BUSY, reads=["made.txt"])
     script = f"""import functools, pathlib, sys
@@ -226,7 +227,8 @@ def test_sigterm_ends_a_run_like_ctrl_c(start, tmp_path):
     assert "Interrupted. The same command resumes" in (tmp_path / "said").read_text(encoding="utf-8")
     assert children and not any(map(is_alive, children))
     assert statuses(tmp_path / "run") == ["done", "interrupted"]
-    assert not (tmp_path / "run" / "run.lock").exists() and not list((tmp_path / "tmp").iterdir())
+    with locked(tmp_path / "run"):
+        assert not list((tmp_path / "tmp").iterdir())
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == []
 
 

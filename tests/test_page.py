@@ -215,6 +215,10 @@ def test_says_what_is_of_an_earlier_state(tmp_path):
     run = {**RUN, "notebooks": {**RUN["notebooks"], "05_look": {"status": "outdated"}}}
     assert "Not up to date: 05_look." in text_of(page_of(tmp_path, METRICS, run))
     assert "Not up to date" not in page_of(tmp_path, METRICS, RUN)
+    for outputs in ({}, {"model.keras": "c0ffee"}):
+        running = {"03_fit": {"status": "running", "outputs": outputs}}
+        text = text_of(page_of(tmp_path, METRICS, {**RUN, "notebooks": {**RUN["notebooks"], **running}}))
+        assert ("Not up to date: 03_fit." in text) == bool(outputs)
 
 
 def images_of(html):
@@ -228,8 +232,12 @@ def test_gallery_shows_errors_first_the_most_confident_on_top(tmp_path):
     assert len(images) == 60
     assert [right for *_, right, _ in images] == ["wrong"] * 12 + ["right"] * 48
     assert all((label == predicted) == (right == "right") for label, predicted, right, _ in images)
-    surest = [max(map(float, re.findall(r"</i></span> ([\d.]+)", image))) for image in html.split("<li data-label")[1:]]
-    assert surest[:12] == sorted(surest[:12], reverse=True) and surest[12:] == sorted(surest[12:], reverse=True)
+    confidences = [
+        max(map(float, re.findall(r"</i></span> ([\d.]+)", image))) for image in html.split("<li data-label")[1:]
+    ]
+    assert confidences[:12] == sorted(confidences[:12], reverse=True) and confidences[12:] == sorted(
+        confidences[12:], reverse=True
+    )
     pictures = re.findall(r'src="(gallery/[^"]+)"', html)
     assert len(set(pictures)) == 60 and all((tmp_path / picture).exists() for picture in pictures)
 

@@ -1,4 +1,4 @@
-"""Each profile's own selection, on a miniature of its sources and on the real ones: no patient, no twin on two sides."""
+"""Each profile's own selection, on a miniature of its sources and on the real ones: no patient and no near-duplicate in two splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from covidxr.utils import CovidxrError
 
 PROFILES = sorted((Path(__file__).parents[1] / "notebooks" / "profiles").glob("*.yaml"))
 HEADER = "patientid,sex,age,finding,view,modality,filename,url,license"
-PLANTED = 3  # pairs of twins among the COVID-19 images, each of two patients
+PLANTED = 3  # pairs of near-duplicates among the COVID-19 images, each of two patients
 
 
 def save(path, seed, quality=90):
@@ -35,15 +35,15 @@ def plant_covid_chestxray(folder):
     """Plant 30 images of 10 patients, of which three are, recompressed, also another's."""
     rows = [HEADER]
     for n in range(30):
-        twin_of = n - 27 if n >= 30 - PLANTED else n
-        save(folder / "images" / f"{n}.jpg", twin_of, 50 if twin_of != n else 90)
+        copy_of = n - 27 if n >= 30 - PLANTED else n
+        save(folder / "images" / f"{n}.jpg", copy_of, 50 if copy_of != n else 90)
         rows.append(f"{n % 10},F,50,COVID-19,PA,X-ray,{n}.jpg,,")
     (folder / "metadata.csv").write_text("\n".join(rows))
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """Miniatures of the real sources, with patients of several images and with twins."""
+    """Miniatures of the real sources, with patients of several images and with near-duplicates."""
     root = tmp_path_factory.mktemp("data")
     plant_covid_chestxray(root / "covid-chestxray-dataset")
     for n in range(30):

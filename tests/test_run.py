@@ -18,7 +18,7 @@ from small_notebooks import make_notebooks, write_notebook
 
 from covidxr.run import execute, runner
 from covidxr.run.cli import main
-from covidxr.run.record import locked
+from covidxr.run.lock import locked
 from covidxr.run.runner import NotebookFailed, run_profile
 from covidxr.utils import CovidxrError
 
@@ -172,11 +172,16 @@ def test_two_runs_in_one_folder_are_refused(go, executed, tmp_path):
         assert executed.calls == [] and lock.exists()
 
 
+def is_free(run_dir):
+    with locked(run_dir):
+        return True
+
+
 def test_lock_of_a_dead_process_is_ignored(go, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.lock").write_text(str(os.getpid()))  # a number that a living process may have again
     assert go() == ["01_make", "02_use"]
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert is_free(tmp_path / "run")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -233,7 +238,7 @@ def test_unusable_run_folder_is_named(go, executed, tmp_path, notebooks, place):
 
 
 def test_folder_without_write_permission_is_named(go, tmp_path, monkeypatch):
-    monkeypatch.setattr("covidxr.run.record._take", raising(PermissionError(errno.EACCES, "Permission denied")))
+    monkeypatch.setattr("covidxr.run.lock._lock", raising(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(CovidxrError, match="cannot be a run folder .Permission denied.; give another --run-dir"):
         go()
 
@@ -246,7 +251,7 @@ def test_full_disk_ends_the_run_with_a_message_and_the_same_command_resumes(
         patch.setattr(execute, "execute", raising(full))
         assert command("tiny") == 1
     assert capsys.readouterr().err == f"No space left on device: {tmp_path / 'run' / 'x'}; the same command resumes\n"
-    assert status(tmp_path) == ["interrupted", "not run"] and not (tmp_path / "run" / "run.lock").exists()
+    assert status(tmp_path) == ["interrupted", "not run"] and is_free(tmp_path / "run")
     assert command("tiny") == 0 and executed.calls == ["01_make", "02_use"]
 
 
@@ -257,12 +262,12 @@ def raising(error):
     return call
 
 
-def test_interrupt_leaves_a_valid_record_and_no_lock(go, executed, tmp_path):
+def test_interrupt_leaves_a_valid_record_and_a_free_folder(go, executed, tmp_path):
     executed.fails.add("interrupt")
     with pytest.raises(KeyboardInterrupt):
         go()
     assert status(tmp_path) == ["interrupted", "not run"]
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert is_free(tmp_path / "run")
 
 
 # The command line

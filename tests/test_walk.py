@@ -251,7 +251,7 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     found = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["ablation"]
     assert set(found["variants"]) == set(variants) and found["variants"]["one-cycle"]["n"] == 48
     assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["variants"]["one-cycle"])
-    assert len(list((run_dir / "sweep").glob("*/*/model.keras"))) == 4
+    assert len(list((run_dir / "ablation").glob("*/*/model.keras"))) == 4
     assert "08_ablation_study.png" in (run_dir / "index.html").read_text(encoding="utf-8")
     said = [
         o
@@ -260,9 +260,9 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     ]
     assert not any(o.output_type == "stream" and o.name == "stderr" for o in said)
     assert "significant" in str(said)
-    before = [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")]
+    before = [path.stat().st_mtime_ns for path in (run_dir / "ablation").rglob("task.json")]
     assert walk(run_dir, "demo", "--only", "08", **SMALL, variants=variants, folds=2).returncode == 0
-    assert [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")] == before
+    assert [path.stat().st_mtime_ns for path in (run_dir / "ablation").rglob("task.json")] == before
 
 
 @pytest.mark.realdata

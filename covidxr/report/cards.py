@@ -15,7 +15,7 @@ from covidxr.report.records import read_records
 from covidxr.report.rows import audit_rows, is_measured, planted_rows, text_of
 
 
-class ClaimItem(NamedTuple):
+class _ClaimItem(NamedTuple):
     """An item of the checklist: the ``answer`` of a run, and the files or sections of its records that the answer ``needs``."""
 
     number: int
@@ -28,16 +28,16 @@ class ClaimItem(NamedTuple):
 def _claim_items():
     with Path(__file__).with_name("claim.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            yield ClaimItem(**row | {"number": int(row["number"]), "needs": tuple(row["needs"].split())})
+            yield _ClaimItem(**row | {"number": int(row["number"]), "needs": tuple(row["needs"].split())})
 
 
-CLAIM_ITEMS = tuple(_claim_items())
+_CLAIM_ITEMS = tuple(_claim_items())
 
 
-def answer_checklist(available, facts) -> list:
+def _answer_checklist(available, facts) -> list:
     """Each item with its answer for one run, "no" where something that it needs is missing."""
     answers = []
-    for item in CLAIM_ITEMS:
+    for item in _CLAIM_ITEMS:
         missing = [need for need in item.needs if need not in available]
         answers.append((item, f"no: this run has no {', '.join(missing)}" if missing else item.answer.format(**facts)))
     return answers
@@ -55,7 +55,7 @@ def write_reports(run_dir) -> list:
     context = _context(run_dir)
     names = ["MODEL_CARD.md", "CLAIM.md"]
     for name in names:
-        render(f"{name}.j2", run_dir / name, context, plain)
+        render(f"{name}.j2", run_dir / name, context, _plain)
     return names
 
 
@@ -69,12 +69,12 @@ def _context(run_dir):
     disjoint = "No patient is in two partitions" if not leaking else f"{leaking} patients are in two partitions"
     facts = {
         "disjoint": f"{disjoint} (parameter `split` of notebook 01)",
-        "weights": plain(weights) or "not recorded",
-        "external": plain(external) or "no set was given",
-        "commit": plain(run.get("git_commit")) or "not recorded",
-        "images": plain(synthetic.sentence) or "Public collections, or a hospital's own radiographs.",
+        "weights": _plain(weights) or "not recorded",
+        "external": _plain(external) or "no set was given",
+        "commit": _plain(run.get("git_commit")) or "not recorded",
+        "images": _plain(synthetic.sentence) or "Public collections, or a hospital's own radiographs.",
     }
-    answers = answer_checklist(_available(run_dir, metrics, run), facts)
+    answers = _answer_checklist(_available(run_dir, metrics, run), facts)
     return {
         "run": {"seed": None, **run}, "metrics": metrics, "unusable": unusable, "synthetic": synthetic, "weights": weights,
         "size": images.shape[1], "rejected": len(rejected),
@@ -145,7 +145,7 @@ def _splits(manifest):
     return [(name, int((manifest.split == name).sum()), patients[manifest.split == name].nunique()) for name in SPLITS]
 
 
-def plain(value):
+def _plain(value):
     """Escape text for a cell of a Markdown table; text marked as safe stays."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value

@@ -85,7 +85,7 @@ def _external_rows(records):
         f"{row['label']}, {records.synthetic.named(name)}": row["text"]
         for name, found in (records.metrics.get("external") or {}).items()
         for row in external_rows(found, records.positive)
-        if row["marks"]
+        if row["value"] != "–"
     }
 
 

@@ -111,8 +111,6 @@ _WIDE = 1.7  # a figure whose width is a larger multiple of its height gets the 
 
 _DOCUMENTS = {"CLAIM.md": "the CLAIM checklist", "MODEL_CARD.md": "the model card"}
 
-_OUTDATED = ("outdated", "failed", "interrupted", "running")  # the results of such notebooks are of an earlier state
-
 
 def write_page(run_dir: str | os.PathLike) -> Path:
     """Write ``index.html`` into a run folder.
@@ -169,7 +167,7 @@ def _context(run_dir):
         "gallery": _gallery(run_dir, unusable),
         "figures": [_figure(path) for path in sorted((run_dir / "figures").glob("*.png"))],
         "notebooks": [_notebook(stem, entry, run_dir) for stem, entry in run.get("notebooks", {}).items()],
-        "outdated": [stem for stem, state in records.unfinished.items() if state in _OUTDATED],
+        "outdated": [stem for stem, state in records.unfinished.items() if _is_outdated(state, run["notebooks"][stem])],
         "unfinished": _unfinished(records.unfinished),
     }
 
@@ -180,6 +178,11 @@ def _unfinished(states):
     order = dict.fromkeys([*words, *states.values()])
     found = {words.get(state, state): [stem for stem, its in states.items() if its == state] for state in order}
     return {state: stems for state, stems in found.items() if stems}
+
+
+def _is_outdated(state, entry):
+    """Whether the results of a notebook are of an earlier state; one that runs for the first time has none."""
+    return state in ("outdated", "failed", "interrupted") or (state == "running" and bool(entry.get("outputs")))
 
 
 def _external(name, found, positive):

@@ -72,19 +72,18 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 class _Client(PapermillNotebookClient):
-    """Executes the cells, and reports what the notebook is doing."""
+    """Executes the cells, and notes what the notebook is doing."""
 
-    def __init__(self, nb_man, report, **options):
+    def __init__(self, nb_man, meter, **options):
         super().__init__(nb_man, **options)
-        self._report, self._heading = report, ""
+        self._meter, self._heading = meter, ""
 
     def process_message(self, msg, cell, cell_index):
         """Process a message of the kernel."""
         if msg["msg_type"] == "execute_input":
-            self._heading = _heading(self.nb.cells[:cell_index])
-            self._report(self._heading)
+            self._meter.doing = self._heading = _heading(self.nb.cells[:cell_index])
         elif line := _last_line(msg["msg_type"], msg["content"]):
-            self._report(f"{self._heading}: {line}".removeprefix(": "))
+            self._meter.doing = f"{self._heading}: {line}".removeprefix(": ")
         return super().process_message(msg, cell, cell_index)
 
 
@@ -92,11 +91,12 @@ class _Engine(NBClientEngine):
     """papermill's engine with this module's client and kernels."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, report, config, **_):
+    def execute_managed_notebook(cls, nb_man, kernel_name, meter, folder, **_):
         """Execute the notebook."""
-        kernel = {"kernel_name": kernel_name, "kernel_manager_class": ThisInterpreter, "config": config}
+        kernel = {"kernel_name": kernel_name, "kernel_manager_class": ThisInterpreter, "config": _connection(folder)}
         log = logging.getLogger("papermill")
-        return _Client(nb_man, report, startup_timeout=_KERNEL_START_SECONDS, log=log, **kernel).execute()
+        client = _Client(nb_man, meter, startup_timeout=_KERNEL_START_SECONDS, log=log, **kernel)
+        return client.execute(env=_environment(folder))
 
 
 papermill_engines.register("covidxr", _Engine)
@@ -125,8 +125,8 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     target.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     try:
-        with _folder() as folder, _environment(folder), _Meter(on_tick) as meter, _no_kernel_left():
-            error = _papermill(notebook, working, parameters, meter.report, _connection(folder))
+        with _folder() as folder, _Meter(on_tick) as meter, _no_kernel_left():
+            error = _papermill(notebook, working, parameters, meter, folder)
         copy = _tidy(working, complete=not error)
         os.replace(working, failed if error else target)
     finally:
@@ -136,7 +136,7 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     return Outcome(round(meter.seconds, 1), round(meter.peak / 2**20, 1), error)
 
 
-def _papermill(notebook, working, parameters, report, config):
+def _papermill(notebook, working, parameters, meter, folder):
     """Run papermill; return None, or what went wrong."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the message below holds what it would log
     try:
@@ -148,8 +148,8 @@ def _papermill(notebook, working, parameters, report, config):
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            report=report,
-            config=config,
+            meter=meter,
+            folder=folder,
         )
     except PapermillExecutionError as error:
         message = "\n".join(error.evalue.strip().splitlines()[:_ERROR_LINES])
@@ -202,19 +202,10 @@ def _render(notebook, target):
         temporary.write_text(body, encoding="utf-8")
 
 
-@contextlib.contextmanager
 def _environment(folder):
-    """Set the kernel's environment for the length of the block; its temporary files go to `folder`."""
-    before = dict(os.environ)
-    root = str(Path(covidxr.__file__).parent.parent)
-    quiet_environment()
-    os.environ.update(PYTHONHASHSEED="0", TMPDIR=folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """The kernel's environment; its temporary files go to a folder."""
+    path = os.pathsep.join(filter(None, [str(Path(covidxr.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **quiet_environment(), "PYTHONHASHSEED": "0", "TMPDIR": folder, "PYTHONPATH": path}
 
 
 @contextlib.contextmanager
@@ -256,10 +247,6 @@ class _Meter:
         self.seconds, self.peak, self.doing = 0.0, 0, ""
         self._on_tick, self._stop = on_tick, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def report(self, doing):
-        """Note what the notebook is doing."""
-        self.doing = doing
 
     def __enter__(self):
         self._start = time.monotonic()
