@@ -190,9 +190,7 @@ def compare_maps(maps, others, patients=None) -> pd.DataFrame:
     return summarise({"rank_correlation": (correlation, np.nan), "ssim": (ssim, np.nan)}, patients)
 
 
-def cascading_randomisation(
-    model, images, layer="block5_conv3", style="keras-vis", seed=0, patients=None
-) -> pd.DataFrame:
+def cascading_randomisation(model, images, layer=None, style="keras-vis", seed=0, patients=None) -> pd.DataFrame:
     """Similarity to the original heatmaps while the weights are randomised layer by layer from the top.
 
     Rows are indexed by ``layer``, the last one randomised, and by ``measure``, as in `compare_maps`. The values within each
