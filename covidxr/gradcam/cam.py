@@ -35,8 +35,6 @@ EPSILON = 1e-7  # what keras-vis adds to its divisors
 
 CELLS = 8  # rows and columns of a map below which it is too coarse to point at anything
 
-ARTICLE_LAYER = "block5_conv3"  # the last convolution of the article's VGG16
-
 
 class GradCAMResult(NamedTuple):
     """What `GradCAM.explain` returns, for N images of H×W pixels and C classes.
