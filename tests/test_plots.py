@@ -227,7 +227,7 @@ def test_titles_of_two_lines_have_room_above_their_image():
 def test_outlines_lie_on_their_region_and_the_right_way_up():
     masks = np.zeros((3, 14, 14), bool)
     masks[1, 1:4, 6:13] = True  # top right of the second image
-    ax = plots.image_grid(IMAGES[:3], columns=3, outlines=masks)
+    ax = plots.image_grid(IMAGES[:3], columns=3, outlines={"lungs": masks})
     top = drawn(ax).shape[0] - 14
     left = 14 + 2
     assert len(ax.collections) == 1
@@ -327,6 +327,43 @@ def test_the_panels_are_image_heatmap_and_overlay(monkeypatch):
 def test_known_lungs_are_outlined():
     with_lungs, without = heat_figure(IMAGE, IMAGE / 64, lungs=IMAGE > 30), heat_figure(IMAGE, IMAGE / 64)
     assert len(with_lungs.collections) == 3 and not without.collections
+
+
+def test_a_lesion_has_another_colour_and_the_legend_names_both():
+    ax = heat_figure(IMAGE, IMAGE / 64, lungs=IMAGE > 30, lesion=IMAGE > 50)
+    colours = {tuple(lines.get_edgecolor()[0]) for lines in ax.collections}
+    assert len(colours) == 2 and [text.get_text() for text in ax.get_legend().get_texts()] == ["lungs", "lesion"]
+
+
+def test_a_grid_of_heat_has_one_colour_bar_and_shows_the_same_range_for_every_map():
+    images, maps = np.full((4, 8, 8), 90, np.uint8), np.zeros((4, 8, 8))
+    maps[1], maps[3] = 1, 0.5
+    ax = plots.heat_grid(images, maps, ["a", "b", "c", "d"], columns=2, outlines={"lungs": maps > 2})
+    assert [bar.get_ylabel() for bar in ax.child_axes] == ["heat"] and ax.get_legend() is None
+    canvas = drawn(ax)
+    tile = {number: plots.overlay(images[[number]], maps[[number]])[0, 0, 0] for number in range(4)}
+    assert (tile[0] == 90).all() and all((canvas == colour).all(-1).sum() >= 64 for colour in tile.values())
+
+
+def explanations(n):
+    index = pd.MultiIndex.from_product(
+        [["coarse", "fine"], ["paper", "layercam"], ["hits", "heat_in_lungs", "deletion_gain"]],
+        names=["layer", "style", "measure"],
+    )
+    table = pd.DataFrame({"value": 0.3, "low": 0.2, "high": 0.4, "chance": 0.1, "untrained": 0.15, "n": 20}, index)
+    table.loc[table.index.get_level_values("measure") != "deletion_gain", "n"] = n
+    return table
+
+
+def test_explanations_are_drawn_by_layer_with_chance_and_untrained_networks():
+    ax = plots.explanation_figure(explanations(20))
+    assert [one.get_xlabel() for one in ax.figure.axes] == [
+        "hottest pixel in the lesion", "share of heat in the lungs", "deletion gain",
+    ]  # fmt: skip
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["paper", "layercam"] * 2
+    assert {"coarse", "fine"} <= {text.get_text().strip() for text in ax.texts}
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-2:] == ["chance", "untrained"]
+    assert len(plots.explanation_figure(explanations(0)).figure.axes) == 1  # without masks
 
 
 def test_titles_say_correct_or_wrong():

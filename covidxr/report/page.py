@@ -232,6 +232,7 @@ def _image(row):
     return {
         **named,
         "picture": quote(row["picture"]),
+        "outlines": quote(row.get("outlines") or ""),
         "right": row["label"] == row["predicted"],
         "confidence": float(row["confidence"]),
         "chances": [(name, f"{value:.2f}", round(100 * value, 1)) for name, value in chances],
