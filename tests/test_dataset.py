@@ -348,7 +348,7 @@ def test_a_split_has_its_rows_and_the_classes_of_the_whole(made):
         whole.split("tset")
 
 
-def test_lung_masks_are_those_of_the_manifest_or_of_boxes(tmp_path):
+def test_lung_masks_are_drawn_ones_before_boxes(tmp_path):
     made = build_dataset(per_class=1, image_size=32, work_dir=tmp_path)
     lungs = made.lung_masks()
     assert lungs.dtype == bool and lungs.shape == made.images.shape and (lungs.mean((1, 2)) > 0.05).all()
@@ -357,8 +357,11 @@ def test_lung_masks_are_those_of_the_manifest_or_of_boxes(tmp_path):
         "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 2]}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    boxed = made._replace(manifest=made.manifest.assign(source="covid-chestxray")).lung_masks(tmp_path / "boxes.json")
-    assert boxed.mean((1, 2)).tolist() == [0.5, 0, 0]
+    other = made.manifest.assign(source="covid-chestxray")
+    np.testing.assert_array_equal(made._replace(manifest=other).lung_masks(tmp_path / "boxes.json"), lungs)
+    other.loc[0, "lung_mask"] = ""
+    boxed = made._replace(manifest=other).lung_masks(tmp_path / "boxes.json")
+    assert boxed[0].mean() == 0.5 and (boxed[1:] == lungs[1:]).all()
 
 
 def test_a_moved_run_folder_still_finds_what_lies_in_it(ours, tmp_path, monkeypatch):

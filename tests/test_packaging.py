@@ -60,7 +60,7 @@ def test_the_wheel_holds_what_a_run_reads(wheel):
     wanted = [
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "covidxr").rglob("*")
-        if path.suffix in (".py", ".csv", ".j2", ".typed")
+        if path.suffix in (".py", ".csv", ".j2", ".npz", ".typed")
     ]
     notebooks = [path for pattern in ("*.ipynb", "profiles/*.yaml") for path in (ROOT / "notebooks").glob(pattern)]
     wanted += ["covidxr/_notebooks/" + path.relative_to(ROOT / "notebooks").as_posix() for path in notebooks]

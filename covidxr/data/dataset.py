@@ -16,13 +16,12 @@ from covidxr.checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.data.duplicates import DuplicateFilter, mark_duplicates
 from covidxr.data.images import (
     DecodeError,
-    load_lung_boxes,
-    load_masks,
     looks_inverted,
     read_image_cache,
     read_images,
     write_image_cache,
 )
+from covidxr.data.lungs import lung_masks
 from covidxr.data.manifest import COLUMNS, MASK_COLUMNS, SPLITS, check_manifest, manifest_rows, patient_keys, read_table
 from covidxr.data.sources import (
     PHANTOM_SOURCES,
@@ -128,21 +127,19 @@ class Dataset(_Fields):
         return part
 
     def lung_masks(self, boxes: str | Path | None = None) -> np.ndarray:
-        """Load the lung masks of the images.
+        """Get the lung masks of the images: drawn ones before boxes, and boxes before predicted ones.
 
         Parameters
         ----------
         boxes : str or pathlib.Path, optional
-            A COCO file of lung boxes, as `covidxr.data.images.load_lung_boxes` takes it; by default the files that the
-            manifest names in its column ``lung_mask``.
+            A COCO file of lung boxes, as `covidxr.data.images.load_lung_boxes` takes it.
 
         Returns
         -------
         numpy.ndarray
-            ``bool``, shape (N, H, W); all False for images without a mask.
+            ``bool``, shape (N, H, W). `covidxr.data.lungs.lung_masks` returns of which kind each is, too.
         """
-        size = self.images.shape[1]
-        return load_lung_boxes(self.manifest, boxes, size) if boxes else load_masks(self.manifest.lung_mask, size)
+        return lung_masks(self, boxes).masks
 
 
 def build_dataset(
