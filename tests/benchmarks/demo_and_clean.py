@@ -20,7 +20,7 @@ FOLDER = Path("runs/seeds")
 NOTEBOOKS = ("01", "03", "06", "07")
 ESTIMATES = {  # what: where it stands in metrics.json, by profile
     "internal accuracy": {"demo": ("internal", "accuracy"), "clean": ("internal", "accuracy")},
-    "lungs occluded": {name: ("audit", "the network, lungs occluded") for name in ("demo", "clean")},
+    "lungs occluded": dict.fromkeys(("demo", "clean"), ("audit", "the network, lungs occluded")),
     "outside accuracy": {
         "demo": ("external", "phantom-county", "accuracy"),
         "clean": ("external", "phantom", "accuracy"),
