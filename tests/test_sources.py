@@ -58,7 +58,7 @@ def patients(rows):
 def test_a_missing_folder_says_where_to_get_the_data(source, tmp_path):
     for place in (tmp_path, tmp_path / "none", None):
         with pytest.raises(
-            CovidxrError, match=r"covidxr.run.fetch, or get the data from https://\S+ and name its folder with DATA_DIR"
+            CovidxrError, match=r"covidxr data, or get the data from https://\S+ and name its folder with DATA_DIR"
         ):
             load_source(source, place)
 

@@ -199,6 +199,8 @@ def download_file(job: Download, stop: threading.Event | None = None, bar=False)
     )
 
     def download(url, path, _):
+        if stop.is_set():
+            raise _Refused("was given up")
         try:
             with _LimitedFile(path, job.most, stop) as file:
                 ask(url, file, None)
@@ -257,9 +259,10 @@ def download_error(error) -> str:
     )
 
 
-def _download_all(jobs: dict[str, Download], label: str, arrived) -> dict[str, Exception]:
+def _download_all(jobs: dict[str, Download], label: str, arrived) -> dict[str, BaseException]:
     """Download files in parallel, call `arrived` with the path of each, and return why the others did not arrive."""
-    errors, failed_in_a_row, stop = {}, 0, threading.Event()
+    errors: dict[str, BaseException] = {}
+    failed_in_a_row, stop = 0, threading.Event()
     with ThreadPoolExecutor(WORKERS) as pool:
         futures = {pool.submit(download_file, job, stop): path for path, job in jobs.items()}
         finished = as_completed(futures)
