@@ -120,4 +120,6 @@ def test_synthetic_images_and_unfinished_runs_say_so(two):
     assert row(table, "images") == ["synthetic images", "radiographs"]
     assert row(table, "Sensitivity, phantom (synthetic images)")[0] == "0.97 (95 % CI 0.85–0.99)"
     assert row(table, "state") == ["–", "not finished: 04_look failed"]
+    html = page.read_text(encoding="utf-8")
+    assert "a: All images of this run are synthetic: drawn by a program" in html and "c: All images" not in html
     assert "hospital" not in page.read_text(encoding="utf-8")

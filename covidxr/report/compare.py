@@ -44,9 +44,12 @@ def compare_runs(runs: Sequence[str | os.PathLike], page: str | os.PathLike | No
     folders = [_folder(run) for run in runs]
     if len(folders) < 2:
         raise CovidxrError(f"a comparison needs two or more runs, found {len(folders)}")
-    groups, names = _groups([read_records(folder) for folder in folders]), _names(folders)
+    records, names = [read_records(folder) for folder in folders], _names(folders)
+    groups = _groups(records)
+    sentences = [(name, run.synthetic.sentence) for name, run in zip(names, records, strict=True)]
     page = Path(page or folders[0].parent / "compare.html")
-    context = {"runs": _links(names, folders, page), "groups": groups, "figures": _figures(folders, page)}
+    links, figures = _links(names, folders, page), _figures(folders, page)
+    context = {"runs": links, "notes": sentences, "groups": groups, "figures": figures}
     return render("compare.html.j2", page, context), _plain_table(names, groups)
 
 
