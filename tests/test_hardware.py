@@ -24,6 +24,10 @@ from covidxr.training.fit import TrainingConfig, fit, initialise
 from covidxr.training.hardware import choose_precision, configure_hardware, distribution_strategy, set_precision
 from covidxr.utils import CovidxrError
 
+needs_bfloat16 = pytest.mark.skipif(
+    choose_precision("auto") != "mixed_bfloat16", reason="this processor has no instructions for bfloat16"
+)
+
 SCRIPT = """
 import json
 from covidxr.training.hardware import configure_hardware
@@ -58,7 +62,7 @@ def processor(monkeypatch, path, text):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    monkeypatch.setattr(hardware, "CPU_INFO", path)
+    monkeypatch.setattr(hardware, "_CPU_INFO", path)
     if text is not None:
         path.write_text(text)
 
@@ -88,6 +92,7 @@ def test_another_precision_is_refused():
         choose_precision("bfloat16")
 
 
+@needs_bfloat16
 def test_a_precision_changes_the_arithmetic_and_neither_variables_nor_softmax():
     model, images = build_baseline(9), np.random.default_rng(0).random((4, 9, 9, 3), np.float32)
     exact = model.predict_on_batch(images)
@@ -108,7 +113,7 @@ def test_onednn_is_reported_as_the_environment_has_it(monkeypatch):
     assert not configure_hardware()["onednn"]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=needs_bfloat16), "mixed_float16"])
 def test_training_works_in_half_precision_and_leaves_single(tmp_path, precision):
     settings = {"epochs": 5, "learning_rate": 1e-2, "schedule": "one-cycle", "batch_size": 8, "policy": "none"}
     dataset = dataset_of(striped(), striped())
@@ -126,7 +131,7 @@ def test_training_works_in_half_precision_and_leaves_single(tmp_path, precision)
     np.testing.assert_array_equal(*(predict(model, striped().images) for model in (read, models[0])))
 
 
-@pytest.mark.skipif(choose_precision("auto") != "mixed_bfloat16", reason="a processor without bfloat16 instructions")
+@needs_bfloat16
 def test_a_whole_training_in_bfloat16_stores_single_precision(tmp_path):
     dataset = build_dataset(per_class=4, image_size=32, work_dir=tmp_path)
     dataset.manifest["split"] = np.resize(["train", "validation"], 12)

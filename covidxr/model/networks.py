@@ -64,11 +64,7 @@ def truncate_vgg16(vgg16, seed=0) -> keras.Model:
     x = vgg16.get_layer("block3_pool").output
     x = keras.layers.AveragePooling2D(x.shape[1] // GRID, name="grid")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    initializer = keras.initializers.GlorotUniform(seed=seed + 1)
-    last = keras.layers.Dense(
-        vgg16.output.shape[1], "softmax", kernel_initializer=initializer, name="dense", dtype="float32"
-    )
-    model = keras.Model(vgg16.input, last(x), name="early")
+    model = keras.Model(vgg16.input, _softmax(x, vgg16.output.shape[1], seed + 1, "dense"), name="truncated")
     for layer in model.layers[:-1]:
         layer.trainable = False
     return model
@@ -181,7 +177,7 @@ def load_model(run_dir: str | Path) -> keras.Model:
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions and channels of VGG16's five blocks
 
-FREEZES = ("last-block", "first-blocks", "base", "none")
+FREEZES = {"last-block": ("block5",), "first-blocks": ("block1", "block2", "block3"), "base": ("block",), "none": ()}
 
 
 def build_vgg16(
@@ -242,9 +238,8 @@ def build_vgg16(
     window = min(3, x.shape[1])
     x = keras.layers.AveragePooling2D(window, name="average_pool")(x)
     model = keras.Model(inputs, _head(x, n_classes, dropout, seed), name="vgg16")
-    frozen = {"last-block": ("block5",), "first-blocks": ("block1", "block2", "block3"), "base": ("block",), "none": ()}
     for layer in model.layers:
-        layer.trainable = not layer.name.startswith(frozen[freeze])
+        layer.trainable = not layer.name.startswith(FREEZES[freeze])
     return model
 
 
@@ -298,9 +293,13 @@ def _head(x, n_classes, dropout, seed):
         64, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1), name="dense_1"
     )(x)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
-    initializer = keras.initializers.GlorotUniform(seed=seed + 2)
-    last = keras.layers.Dense(n_classes, "softmax", kernel_initializer=initializer, name="dense_2", dtype="float32")
-    return last(x)  # in single precision even where the layers before are in half
+    return _softmax(x, n_classes, seed + 2, "dense_2")
+
+
+def _softmax(x, n_classes, seed, name):
+    """The last layer, in single precision even where the layers before are in half."""
+    initializer = keras.initializers.GlorotUniform(seed=seed)
+    return keras.layers.Dense(n_classes, "softmax", kernel_initializer=initializer, name=name, dtype="float32")(x)
 
 
 def trainable_parameters(model) -> int:

@@ -27,7 +27,6 @@ from covidxr.model.networks import (
 )
 from covidxr.model.weights import WeightsRecord, load_weights
 from covidxr.training.callbacks import (
-    CHECKPOINT,
     Schedule,
     TrainingState,
     TrainingTask,
@@ -43,11 +42,11 @@ from covidxr.training.hardware import distribution_strategy, set_precision
 from covidxr.training.head import reinitialise_and_fit_head
 from covidxr.utils import CovidxrError, read_json, unknown, write_csv, write_json
 
-PRETRAINED_DEFAULTS = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 2, "batch_size": 16}
+_PRETRAINED_DEFAULTS = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 2, "batch_size": 16}
 
-RANDOM_DEFAULTS = {"epochs": 14, "learning_rate": 3e-5, "warmup_epochs": 0.25, "batch_size": 8}
+_RANDOM_DEFAULTS = {"epochs": 14, "learning_rate": 3e-5, "warmup_epochs": 0.25, "batch_size": 8}
 
-NETWORKS = ("full", "truncated", "baseline")
+_NETWORKS = ("full", "truncated", "baseline")
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class TrainingConfig:
         >>> TrainingConfig(batch_size=4).for_weights("pretrained").learning_rate
         0.0001
         """
-        defaults = RANDOM_DEFAULTS if kind == "random" else PRETRAINED_DEFAULTS
+        defaults = _RANDOM_DEFAULTS if kind == "random" else _PRETRAINED_DEFAULTS
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
@@ -224,21 +223,20 @@ def fit(
 def _train(model, task, reinitialise) -> TrainingState:
     """Attempt after attempt, until one does not collapse."""
     initial = [variable.numpy() for variable in model.variables]
-    state, *variables = _resume(task) or (TrainingState(task.config.seed),)
+    state, *variables = load_checkpoint(task.folder, task.fingerprint) or (TrainingState(task.config.seed),)
     strategy = distribution_strategy(task.config.devices)
-    set_seed(state.seed)
-    _attempt(strategy, model, task, state, variables)
-    while state.collapsed:
-        state = next_attempt(state)
+    while True:
         set_seed(state.seed)
+        _attempt(strategy, model, task, state, variables)
+        if not state.collapsed:
+            return state
+        state, variables = next_attempt(state), ()
         assign_variables(model.variables, initial)
         if reinitialise:
             reinitialise(model, state.seed)
-        _attempt(strategy, model, task, state)
-    return state
 
 
-def _attempt(strategy, model, task, state, variables=()):
+def _attempt(strategy, model, task, state, variables):
     """One attempt, on one device or on a copy of the network on each of several."""
     replicas, size = strategy.num_replicas_in_sync, task.config.batch_size
     if replicas == 1:
@@ -254,16 +252,6 @@ def _attempt(strategy, model, task, state, variables=()):
         set_precision(copy, task.config.precision)
         assign_variables(copy.variables, [variable.numpy() for variable in model.variables])
         return run_attempt(copy, task, state, variables)
-
-
-def _resume(task):
-    found = load_checkpoint(task.folder, task.fingerprint)
-    if isinstance(found, tuple):
-        print(f"Resuming after epoch {len(found[0].rows)}, from {task.folder / CHECKPOINT}.")
-        return found
-    if found:
-        print(f"Training starts from the beginning: {found}.")
-    return None
 
 
 def _evaluate(model, train, validation, seed):
@@ -326,8 +314,8 @@ def initialise(config: TrainingConfig, dataset: Dataset) -> tuple[keras.Model, C
     ((None, 3), (None, 48, 48, 3), 'random')
     """
     size, shape = dataset.images.shape[1], {"n_classes": len(dataset.classes), "seed": config.seed}
-    if config.network not in NETWORKS:
-        raise unknown("network", config.network, NETWORKS)
+    if config.network not in _NETWORKS:
+        raise unknown("network", config.network, _NETWORKS)
     if config.network == "baseline":
         build = partial(build_baseline, **shape)
         model = build(size)
@@ -436,25 +424,18 @@ def train_network(dataset: Dataset, config: TrainingConfig, run_dir: str | os.Pa
     return model
 
 
-STAGE_SETTINGS = (
-    "image_size",
-    "epochs",
-    "learning_rate",
-    "policy",
-    "batch_size",
-    "patience",
-    "warmup_epochs",
-    "schedule",
-)
+_STAGE_NEEDS = ("image_size", "epochs")
+
+_STAGE_MAY_HAVE = ("learning_rate", "policy", "batch_size", "patience", "warmup_epochs", "schedule")
 
 
 def plan_resizing(stages, image_size, epochs) -> list:
     """Check the stages of progressive resizing; by default there is one, of the images' own size."""
     stages = [dict(stage) for stage in stages] or [{"image_size": image_size, "epochs": epochs}]
     for number, stage in enumerate(stages, 1):
-        if strange := [name for name in stage if name not in STAGE_SETTINGS]:
-            raise unknown(f"setting of stage {number}", strange[0], STAGE_SETTINGS)
-        if lacks := [name for name in STAGE_SETTINGS[:2] if name not in stage]:
+        if strange := [name for name in stage if name not in (*_STAGE_NEEDS, *_STAGE_MAY_HAVE)]:
+            raise unknown(f"setting of stage {number}", strange[0], (*_STAGE_NEEDS, *_STAGE_MAY_HAVE))
+        if lacks := [name for name in _STAGE_NEEDS if name not in stage]:
             raise CovidxrError(f"stage {number} lacks {lacks[0]}; it has {', '.join(stage) or 'nothing'}")
     if (last := stages[-1]["image_size"]) != image_size:
         raise CovidxrError(

@@ -12,11 +12,11 @@ from dask.system import CPU_COUNT
 from covidxr._keras import tf
 from covidxr.utils import unknown
 
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+_PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
-CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+_CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without these instructions, bfloat16 is slower than float32
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # without these instructions, bfloat16 is slower than float32
 
 
 def configure_hardware(precision="auto", threads=None) -> dict:
@@ -37,13 +37,13 @@ def configure_hardware(precision="auto", threads=None) -> dict:
 
 def choose_precision(precision) -> str:
     """Return a precision as it is, or for "auto" the one that is fastest on this machine."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    if precision not in _PRECISIONS:
+        raise unknown("precision", precision, _PRECISIONS)
     if precision != "auto":
         return precision
     if gpus := _gpus():
         return "mixed_float16" if all(map(_has_half_precision_units, gpus)) else "float32"
-    return "mixed_bfloat16" if _has_onednn() and BFLOAT16_FLAGS & _cpu_flags() else "float32"
+    return "mixed_bfloat16" if _has_onednn() and _BFLOAT16_FLAGS & _cpu_flags() else "float32"
 
 
 def set_precision(model, precision) -> None:
@@ -83,7 +83,7 @@ def _has_onednn():
 
 def _cpu_flags():
     """Names of the processor's instruction sets, where the system lists them."""
-    if not CPU_INFO.exists():
+    if not _CPU_INFO.exists():
         return set()
-    flags = re.search(r"^flags\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", _CPU_INFO.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return set(flags[1].split()) if flags else set()

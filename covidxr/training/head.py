@@ -12,7 +12,7 @@ from covidxr.checks import check_whole
 from covidxr.data.manifest import patient_keys
 from covidxr.evaluation.linear_probe import SourceBalancedLDA
 from covidxr.model.networks import embed
-from covidxr.training.callbacks import reinitialise_head
+from covidxr.training.callbacks import assign_variables, reinitialise_head
 from covidxr.utils import CovidxrError
 
 
@@ -73,18 +73,13 @@ def fit_head(
 def reinitialise_and_fit_head(model, seed, batches, epochs=40, passes=2) -> None:
     """Draw the head anew and fit it on embeddings of augmented images, before fine-tuning or after a collapse."""
     reinitialise_head(model, seed)
-    fit_head(model, *embed_augmented(model, batches, passes), epochs, seed=seed)
-
-
-def embed_augmented(model, batches, passes) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and class numbers of augmented images, for several passes over them."""
     base = keras.Model(model.inputs, model.get_layer("flatten").output)
     embeddings, labels = [], []
     for step in range(passes * len(batches)):
         x, y = batches.batch(*divmod(step, len(batches)))
         embeddings.append(base.predict_on_batch(x).astype(np.float32))
         labels.append(y.argmax(1))
-    return np.concatenate(embeddings), np.concatenate(labels)
+    fit_head(model, np.concatenate(embeddings), np.concatenate(labels), epochs, seed=seed)
 
 
 def lr_range_test(
@@ -132,7 +127,7 @@ def lr_range_test(
         raise CovidxrError(
             f"learning rates from {lowest} to {highest} do not rise; give two numbers above 0, lowest first"
         )
-    saved = [(variable, variable.numpy()) for variable in model.variables]  # get_weights() lacks dropout's state
+    saved = [variable.numpy() for variable in model.variables]  # get_weights() lacks dropout's state
     optimizer = keras.optimizers.Adam(lowest)
     model.compile(optimizer, "categorical_crossentropy")
     rows = []
@@ -144,8 +139,7 @@ def lr_range_test(
         rows.append((rate, loss))
         if loss > 4 * min(loss for _, loss in rows):
             break
-    for variable, value in saved:
-        variable.assign(value)
+    assign_variables(model.variables, saved)
     sweep = pd.DataFrame(rows, columns=["learning_rate", "loss"])
     return sweep.assign(smoothed=gaussian_filter1d(sweep.loss, 3) if rows else [])
 
