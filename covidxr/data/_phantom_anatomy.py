@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -299,6 +300,7 @@ def _middle(body, pose, cage):
     return edge(scale * right + x, 0.5) * edge(scale * left - x, 0.5)
 
 
+@lru_cache(maxsize=4)  # several images of one person are drawn in a row
 def _vessels(body, n):
     """The lungs' vessels, fanning out from both hila and branching three times."""
     rng, fine, k = np.random.default_rng(body.seed), 430, body.width / 13
