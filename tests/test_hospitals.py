@@ -115,6 +115,7 @@ def test_severe_disease_is_larger_and_denser_than_mild(label):
     assert np.mean([image.image[image.lung_mask].mean() for image in severe]) > np.mean(
         [image.image[image.lung_mask].mean() for image in mild]
     )
+    assert not draw(0, label, severity=0).lesion_mask.any()
     drawn = np.array([draw(k, label).lesion_mask.sum() for k in range(30)])
     assert np.quantile(drawn, 0.9) > 2 * np.quantile(drawn, 0.1) > 0
 
@@ -204,7 +205,7 @@ def test_a_cue_can_be_taken_from_every_hospital_by_name():
         ({"cues": {"marker": "town"}}, "unknown hospital 'town'"),
         ({"hospital": None, "cues": {"marker": "city"}}, "no hospital is named"),
         ({"shortcut": {"marker": 1.0}}, "cannot be planted at a hospital"),
-        ({"severity": 0}, "severity is 0; give a number from 0.1 to 1"),
+        ({"severity": 0.05}, "severity is 0.05; give a number from 0.1 to 1"),
         ({"severity": "mild"}, "severity is 'mild'"),
     ],
 )

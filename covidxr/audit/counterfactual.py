@@ -106,7 +106,7 @@ def planted_cues(
     found = {cue: _row(before != predicted((cue,)), rows, *_evidence(cue, probes)) for cue in CUES}
     found[ALL_CUES] = _row(before != predicted(CUES), rows, None, "")
     sick = (rows.label != "Normal").to_numpy()
-    changed = before != predicted((), severity=1e-3)
+    changed = before != predicted((), severity=0)
     found[NO_LESIONS] = _row(changed[sick], rows[sick], None, "")
     table = pd.DataFrame.from_dict(found, orient="index").rename_axis("cue")
     table.insert(0, "set_to", ", ".join(sorted(set(donors.values()))))

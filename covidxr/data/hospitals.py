@@ -108,7 +108,7 @@ class Hospital:
     border: Border = Border(0.015, 0.006, 0.2)
     marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
     cables: tuple[float, float] = (0.05, 0.2)
-    severity: Habit = Habit(0.45, 0.22)
+    severity: Habit = Habit(0.6, 0.22)
 
     def __post_init__(self):
         if not re.fullmatch("[a-z0-9_]+", self.name):
@@ -269,7 +269,7 @@ def draw_acquisition(rng, hospital, sick) -> Acquisition:
     exposure, contrast, fog, blur, photons, severity = values
     width = max(hospital.border.mean + hospital.border.spread * scores[6], 0.0)
     return Acquisition(
-        exposure, contrast, max(fog, 0.0), max(blur, 0.0), 10**photons, float(np.clip(severity, MILDEST, 1)),
+        exposure, contrast, max(fog, 0.0), max(blur, 0.0), 10**photons, float(np.clip(severity, min(MILDEST, hospital.severity.mean), 1)),
         width * sides * (chances[0] < hospital.border.share),
         hospital.marker if chances[1] < hospital.marker.share else None,
         bool(chances[2] < hospital.cables[sick]), layout,

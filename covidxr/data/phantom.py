@@ -44,7 +44,7 @@ from covidxr.utils import CovidxrError, atomic_path, unknown
 
 def draw_lesion(label, chest, rng, severity=1.0):
     """Draw one image's disease: the less severe, the smaller and the less dense."""
-    if label == "Normal":
+    if label == "Normal" or severity == 0:
         return np.zeros(chest.lungs.shape, np.float32)
     draw = {"COVID-19": _ground_glass, "Bacteria": _consolidation, "Virus": _interstitial}[label]
     density = 1 - 0.7 * (1 - severity)
@@ -227,8 +227,8 @@ def make_phantom(
         value is one that goes with the class; otherwise, and by default, it is drawn without regard to the class.
     hospital : str or Hospital, optional
         Draws patients and acquisition as there: a name in `HOSPITALS`, or one's own. Adults of any hospital when None.
-    severity : float in [0.1, 1], optional
-        Extent and density of the lesions; when None, drawn as in the hospital, or 1 where none is named.
+    severity : float in [0.1, 1], or 0, optional
+        Extent and density of the lesions, none with 0; when None, drawn as in the hospital, or 1 where none is named.
     cues : mapping of str to str or Hospital, optional
         Single cues of `covidxr.data.hospitals.CUES` that are taken from another hospital, all else equal: by cue.
 
@@ -254,12 +254,12 @@ def make_phantom(
     ((64, 64), False)
     """
     _check_phantom(label, size, shortcut, age, sex, view)
-    if severity is not None and not (isinstance(severity, Real) and MILDEST <= severity <= 1):
-        raise CovidxrError(f"severity is {severity!r}; give a number from {MILDEST} to 1")
+    if severity is not None and not (isinstance(severity, Real) and (severity == 0 or MILDEST <= severity <= 1)):
+        raise CovidxrError(f"severity is {severity!r}; give a number from {MILDEST} to 1, or 0 for none")
     at = _hospital_with_cues(label, shortcut, hospital, cues)
     lesions, grain, people = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=3))
     if at:
-        at = replace(at, severity=Habit(severity, 0)) if severity else at
+        at = at if severity is None else replace(at, severity=Habit(severity, 0))
         body, view = body or _draw_patient(people, at, age, sex), view or _draw_view(rng, at)
         return _draw_at(at, label, rng, size, (lesions, grain), body, view)
     shortcut, rank = shortcut or {}, PHANTOM_CLASSES.index(label)
@@ -268,7 +268,7 @@ def make_phantom(
     any_view = str(rng.choice(("PA", "AP")))
     side = max(size, 128)  # small images are large ones shrunk, so that thin ribs stay thin
     chest = draw_chest(body, draw_pose(rng, view or any_view), rng, round(1.15 * side))
-    layers = place(_layers(label, chest, lesions, severity or 1.0), rng, side)
+    layers = place(_layers(label, chest, lesions, 1.0 if severity is None else severity), rng, side)
     image = develop(expose(*layers[:3], taken, grain), taken)
     return _shrink(image, layers, size)
 
@@ -386,8 +386,8 @@ def redraw(
         See `make_phantom`.
     hospitals : mapping of str to Hospital
         Where the hospitals of the rows are found by name.
-    severity : float in (0, 1], optional
-        Extent and density of the lesions, in place of what was drawn; close to 0 removes them.
+    severity : float, optional
+        Extent and density of the lesions, as in `make_phantom`, in place of what was drawn.
 
     Returns
     -------
