@@ -52,7 +52,7 @@ from covidxr.data.images import (
 )
 from covidxr.data.manifest import COLUMNS, manifest_rows, read_table
 from covidxr.data.phantom import make_phantom
-from covidxr.data.sources import excluded_images, load_source, load_table
+from covidxr.data.sources import _load_table, excluded_images, load_source
 from covidxr.utils import CovidxrError, write_csv
 
 ROWS, COLUMNS_DECODE = np.mgrid[:48, :64]
@@ -960,7 +960,7 @@ def test_random_tables_are_rows_or_an_error(content, tmp_path_factory):
     (root / "ours.csv").write_bytes(content)
     before = tree(root)
     for attempt in (
-        lambda: load_table(root / "ours.csv"),
+        lambda: _load_table(root / "ours.csv"),
         lambda: build_dataset([str(root / "ours.csv")], per_class=1, image_size=16),
     ):
         try:

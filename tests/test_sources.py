@@ -14,10 +14,10 @@ from covidxr.data.phantom import HOSPITALS
 from covidxr.data.sources import (
     PHANTOM_SOURCES,
     SOURCES,
+    _load_table,
     draw_phantoms,
     excluded_images,
     load_source,
-    load_table,
     source_entry,
     source_names,
 )
@@ -286,7 +286,7 @@ def test_what_a_manifest_cannot_keep_is_named_with_row_and_column(text, column, 
     path = tmp_path / "ours.csv"
     path.write_bytes(f"{','.join(cells)}\na.png,Normal,,\n{quoted}\n".encode())
     with pytest.raises(CovidxrError, match=rf"ours\.csv: row 2, {column} '_.*_': '.*' cannot be kept in a table"):
-        load_table(path)
+        _load_table(path)
 
 
 @pytest.mark.parametrize("name", [b"Normal/a\xff.png", b"N\xff/a.png", b"Normal/a\rb.png", b"Normal /a.png"], ids=repr)
@@ -295,7 +295,7 @@ def test_a_file_name_that_a_manifest_cannot_keep_is_a_sentence(name, tmp_path):
     os.makedirs(os.path.dirname(path))
     open(path, "wb").close()
     with pytest.raises(CovidxrError, match="image '.*cannot be kept in a table; .*rename it, in UTF-8") as caught:
-        load_table(tmp_path)
+        _load_table(tmp_path)
     str(caught.value).encode()  # the sentence itself can be printed
 
 
@@ -320,7 +320,7 @@ def test_a_row_takes_over_every_manifest_column(tmp_path):
     path = sample_images(
         tmp_path, f"{header}\nimages/a.png,COVID-19,p 1,north,AP,61,F,CC0,http://a,masks/a.png,,Málaga\n"
     )
-    row = load_table(path).iloc[0].to_dict()
+    row = _load_table(path).iloc[0].to_dict()
     assert row["path"] == str(tmp_path / "images/a.png") and row["lung_mask"] == str(tmp_path / "masks/a.png")
     assert row["image_id"] == "ours/images/a.png" and row["age"] == 61 and row["lesion_mask"] == "" == row["split"]
     assert [row[name] for name in header.split(",")[1:5]] == [
@@ -332,7 +332,7 @@ def test_a_row_takes_over_every_manifest_column(tmp_path):
 
 
 def test_what_a_row_does_not_say_has_a_default(tmp_path):
-    rows = load_table(
+    rows = _load_table(
         sample_images(tmp_path, "label,path,patient_id,source,age\nNormal,a.png,,,\nNormal,b.png,p,,adult\n")
     )
     assert rows.patient_id.tolist() == ["a.png", "p"] and rows.source.tolist() == ["ours", "ours"]
@@ -347,7 +347,7 @@ def test_paths_are_the_users_own_choice(tmp_path, image):
     path = sample_images(
         tmp_path / "here", f"path,label\n{tmp_path}/elsewhere/a.png,Normal\n../b.png,Normal\nlink.png,Normal\n"
     )
-    a, b, link = (read_image(path) for path in load_table(path).path)
+    a, b, link = (read_image(path) for path in _load_table(path).path)
     assert (a != b).any() and (b == link).all()
 
 
@@ -368,7 +368,7 @@ def test_a_table_without_images_or_labels_is_a_sentence(text, error, tmp_path):
 
 
 def test_repeated_rows_count_once(tmp_path):
-    rows = load_table(sample_images(tmp_path, "path,label\na.png,Normal\na.png,Normal\nb.png,Normal\n"))
+    rows = _load_table(sample_images(tmp_path, "path,label\na.png,Normal\na.png,Normal\nb.png,Normal\n"))
     assert rows.image_id.tolist() == ["ours/a.png", "ours/b.png"] and rows.index.tolist() == [0, 1]
 
 
@@ -421,7 +421,7 @@ def test_a_folder_without_images_is_a_sentence(name, tmp_path, image):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).touch()
     with pytest.raises(CovidxrError, match="empty: no images in its sub-folders; expected one sub-folder a class"):
-        load_table(tmp_path / "empty")
+        _load_table(tmp_path / "empty")
 
 
 def test_the_named_source_needs_a_place(tmp_path):

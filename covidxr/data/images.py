@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ from covidxr.data._bounds import (
     check_image,
     check_scans,
     check_tiff,
-    mapped,
 )
 from covidxr.data._dicom import read_dicom
 from covidxr.data._opencv import cv2
@@ -111,16 +111,12 @@ def _read_boxes(coco):
     if not len(boxes) == len(images) == len(content["images"]):
         raise CovidxrError(f"{coco}: an id or a file_name stands there for two images; each needs its own")
     for name, found in boxes.items():
-        for left, top, right, bottom in found:
-            if not (
-                0 < right - left < np.inf
-                and 0 < bottom - top < np.inf
-                and max(left, top) < 1
-                and min(right, bottom) > 0
-            ):
+        for box in found:
+            left, top, right, bottom = np.clip(box, 0, 1)
+            if not (np.isfinite(box).all() and left < right and top < bottom):
                 raise CovidxrError(
                     f"{coco}: a box of {name} has no area within its {sizes[name][0]}×{sizes[name][1]} pixels, its left, top, right "
-                    f"and bottom being {left:g}, {top:g}, {right:g} and {bottom:g} of its sides; correct it or take it out"
+                    f"and bottom being {', '.join(f'{side:g}' for side in box)} of its sides; correct it or take it out"
                 )
     return {name: np.clip(found, 0, 1) for name, found in boxes.items()}
 
@@ -267,7 +263,7 @@ def _grey_dicom(file, image_size):
 def _grey(image, file, image_size):
     check_image(image)
     if image.format in ("JPEG", "MPO"):
-        with mapped(file) as content:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # not read into memory
             check_scans(content)
     if image_size is not None:
         image.draft(None, (2 * image_size, 2 * image_size))  # JPEG only; never below twice the size asked for

