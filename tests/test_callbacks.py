@@ -265,6 +265,7 @@ def test_other_images_weights_or_sources_are_another_training():
     assert fingerprint(balance=True, sources=places)["images"] != fingerprint(balance=True)["images"]
     assert fingerprint(precision="mixed_float16")["precision"] != fingerprint(precision="float32")["precision"]
     assert fingerprint(precision="auto") == fingerprint(precision=choose_precision("auto")) == first
+    assert fingerprint(weights=Path("own.npz"))["weights"] == "own.npz"  # JSON has no paths
     assert fingerprint() == fingerprint(sources=places) == fingerprint(devices="all") == first
 
 
