@@ -133,15 +133,15 @@ def heat_figure(image, heatmap, title="", lungs=None, lesion=None, ax=None):
 
 
 def explanation_figure(table):
-    """Lesion hits and heat in the lungs of each layer and method, with chance and untrained networks."""
+    """Lesion hits and heat in the lungs of each layer and method; without lesions, or lungs, the deletion gain as well."""
     names = {
         "hits": "hottest pixel in the lesion",
         "heat_in_lungs": "share of heat in the lungs",
         "deletion_gain": "deletion gain",
     }
-    names = {name: label for name, label in names.items() if name in table.index.unique("measure")}
     tables = {name: table.xs(name, level="measure").reset_index("layer") for name in names}
-    tables = {name: rows.rename(columns={"layer": "category"}) for name, rows in tables.items() if rows.n.any()}
+    known = [name for name, rows in tables.items() if rows.n.any()][:2]
+    tables = {name: tables[name].rename(columns={"layer": "category"}) for name in known}
     lines = len(next(iter(tables.values()))) + table.index.unique("layer").size
     figure = plt.figure(figsize=(7.5 * len(tables), 0.3 * lines + 1), layout="constrained")
     axes = figure.subplots(1, len(tables), squeeze=False)[0]

@@ -358,7 +358,7 @@ def explanations(n):
 def test_explanations_are_drawn_by_layer_with_chance_and_untrained_networks():
     ax = plots.explanation_figure(explanations(20))
     assert [one.get_xlabel() for one in ax.figure.axes] == [
-        "hottest pixel in the lesion", "share of heat in the lungs", "deletion gain",
+        "hottest pixel in the lesion", "share of heat in the lungs",
     ]  # fmt: skip
     assert [label.get_text() for label in ax.get_yticklabels()] == ["paper", "layercam"] * 2
     assert {"coarse", "fine"} <= {text.get_text().strip() for text in ax.texts}

@@ -50,10 +50,12 @@ def _mean(values, chance, patients, proportion) -> dict:
     values, patients, n = values[known], patients[known], int(known.sum())
     if not n:
         return {"value": np.nan, "low": np.nan, "high": np.nan, "chance": np.nan, "n": 0}
-    if proportion and np.isin(values, (0, 1)).all():  # not so where several pixels of a map are the hottest
-        low, high = proportion_interval(values, patients)
-    else:
-        low, high = bootstrap_interval(lambda rows: values[rows].mean(), patients)
+    low, high = bootstrap_interval(lambda rows: values[rows].mean(), patients)
+    if (
+        proportion
+    ):  # where all images agree, resampling would have no width; several hottest pixels count as their majority
+        wilson = proportion_interval(values >= 0.5, patients)
+        low, high = (min(low, wilson[0]), max(high, wilson[1])) if (values % 1).any() else wilson
     chance = np.broadcast_to(chance, known.shape)[known].mean()
     return {"value": float(values.mean()), "low": low, "high": high, "chance": float(chance), "n": n}
 
@@ -394,10 +396,15 @@ def _lung_verdict(row) -> str:
 
 
 def _deletion_verdict(row) -> str:
-    read = "the network needs" if row.low > 0 else "it is not shown that the network needs"
+    if row.low <= 0:
+        read = "it is not shown that the network needs what the maps mark"
+    elif not _exceeds(row):
+        read = f"the network needs such regions, but untrained networks mark them, too ({row.untrained:.2f})"
+    else:
+        read = "the network needs what the maps mark"
     return (
-        f"Blurring what is hot lowers the probability of the class by {_interval(row)} more than blurring another region: "
-        f"{read} what the maps mark."
+        "Blurring the hottest fifth of the image lowers the probability of the class by "
+        f"{_interval(row)} more than blurring another fifth: {read}."
     )
 
 

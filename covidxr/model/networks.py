@@ -307,16 +307,6 @@ def trainable_parameters(model) -> int:
     return sum(int(weight.shape.num_elements()) for weight in model.trainable_weights)
 
 
-def last_convolution(model) -> str:
-    """Name of a network's last convolution, the default layer of Grad-CAM."""
-    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    if not names:
-        raise CovidxrError(
-            f"the network {model.name!r} has no convolution; its layers: {', '.join(layer.name for layer in model.layers)}"
-        )
-    return names[-1]
-
-
 def looks_linear_init(model) -> None:
     """Mirror the kernels of a randomly initialised chain of ReLU layers, so that it is a linear map at first (Balduzzi et al. 2017)."""
     layers = [layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
