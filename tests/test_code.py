@@ -24,7 +24,7 @@ MODULES = {
     "__init__": "",
     "model": '"""A network."""\nfrom covidxr.parts.layers import depth\n\ndef build(n):\n    """Build it."""\n    return depth + n\n',
     "parts/__init__": "first = 1\n",
-    "parts/layers": "from pathlib import Path\n\ndepth = 3\nTABLE = Path('known.csv')\n",
+    "parts/layers": "from pathlib import Path\n\ndepth = 3\nTABLE = Path('known.csv')\nWEIGHTS = Path('known.npz')\n",
     "parts/other": "unused = 1\n",
     "late": "def call():\n    from . import lazy\n    return lazy.value\n",
     "lazy": "value = 1\n",
@@ -56,6 +56,7 @@ def package(tmp_path, monkeypatch):
     for name, text in MODULES.items():
         write(name, text)
     write("parts/known.csv", "a,b\n")
+    write("parts/known.npz", "weights")
     yield write
     _module.cache_clear()
 
@@ -73,6 +74,7 @@ def test_all_that_is_imported_counts_wherever_the_import_stands(package):
         ("parts/__init__", "first = 2\n"),
         ("parts/layers", MODULES["parts/layers"].replace("3", "4")),
         ("parts/known.csv", "a,c\n"),
+        ("parts/known.npz", "other weights"),
         ("lazy", "value = 2\n"),
         ("worker", "value = 2\n"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import covidxr.data._train_lungs as training
-from covidxr.data import make_phantom
+from covidxr.data import build_dataset, make_phantom
 from covidxr.data.lungs import SIDE, build_unet
 
 
@@ -68,6 +68,18 @@ def test_masks_of_another_shape_and_empty_ones_are_excluded(tmp_path, monkeypatc
     manifest, images, masks = training.load_examples(tmp_path)
     assert manifest.path.map(lambda path: path[-8:]).tolist() == ["fits.png"]
     assert images.shape == masks.shape == (1, 256, 256) and (masks == 255).all()
+
+
+def test_networks_are_validated_on_patients_they_did_not_see(tmp_path, monkeypatch):
+    made = build_dataset(per_class=5, image_size=64, work_dir=tmp_path)
+    trained_on = []
+    monkeypatch.setattr(training, "train", lambda images, masks, seed: trained_on.append(images) or build_unet("zeros"))
+    examples = made.manifest.assign(duplicate_group=""), made.images, made.lung_masks() * np.uint8(255)
+    table = training.cross_validate(examples, folds=3)
+    assert len(trained_on) == 3 and table[["dice", "confidence"]].notna().all(axis=None)
+    for images in trained_on:
+        seen = [any((image == other).all() for other in images) for image in made.images]
+        assert not set(table.group[seen]) & set(table.group[~np.array(seen)])
 
 
 def test_weights_are_saved_in_half_precision_and_in_order(tmp_path):
