@@ -563,7 +563,7 @@ def test_the_verdict_follows_the_numbers(compared):
     )
     assert "the network needs what the maps mark" in good and "they depend on what the network has learnt" in good
     bad = compared.loc["fine"].loc["paper"].copy()
-    bad[["low", "untrained_high"]] = -0.1, 0.9
+    bad[["low", "untrained"]] = -0.1, 0.9
     text = verdict(bad, alike, changed)
     assert "do not show where lesions lie" in text and "no evidence that the network uses the lungs" in text
     assert "it is not shown that the network needs" in text and "part of each map comes from the image alone" in text

@@ -428,8 +428,8 @@ def _against(row) -> str:
 
 
 def _exceeds(row) -> bool:
-    """Whether the interval lies above chance and above the interval of the untrained networks."""
-    return bool(row.low > max(row.chance, row.get("untrained_high", 0.0)))
+    """Whether the interval lies above chance and above the untrained networks, as in the audit."""
+    return bool(row.low > max(row.chance, row.get("untrained", 0.0)))
 
 
 def compare_maps(maps, others, patients=None) -> pd.DataFrame:
