@@ -134,8 +134,8 @@ def _module(name, file, _changed):
     """Normalised source, with digests of the data files that it names; and the names that it imports."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     text, names = _parsed(file.read_text(encoding="utf-8"), package)
-    beside = [other for other in sorted(file.parent.iterdir()) if other.suffix in (".csv", ".npz")]
-    data = [other for other in beside if repr(other.name) in text]
+    neighbours = [other for other in sorted(file.parent.iterdir()) if other.suffix in (".csv", ".npz")]
+    data = [other for other in neighbours if repr(other.name) in text]
     return [text, {other.name: content(other) for other in data}], {*names, name.rpartition(".")[0]}
 
 

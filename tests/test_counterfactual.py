@@ -63,6 +63,7 @@ def test_a_network_that_reads_the_marker_is_found_out(confounded):
     assert table.loc["sharpness", "found"] is None
     assert "uses marker:" in planted_sentences(table)[1]
     assert planted_records(table)["marker"]["found"] is True
+    assert planted_records(table)["marker"]["planted"] == "marked: R on 100%; plain: R on 0%"
 
 
 def test_a_network_that_uses_nothing_uses_no_cue(confounded):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from covidxr.audit.probes import BANDS, BORDER, CORNERS
-from covidxr.data.hospitals import CUES, HOSPITALS
+from covidxr.data.hospitals import CUES, HOSPITALS, describe_cue
 from covidxr.data.images import scaled
 from covidxr.data.phantom import STORED_SIDE, redraw
 from covidxr.evaluation.intervals import estimate_proportion
@@ -68,7 +68,7 @@ def planted_cues(
     Returns
     -------
     pandas.DataFrame
-        Index ``cue``; ``set_to`` (the hospitals whose value the images get), ``found`` (by the audit; None where no probe can
+        Index ``cue``; ``planted`` (what the cue is at the hospitals that are compared), ``found`` (by the audit; None where no probe can
         see the cue), ``evidence`` (the strongest such probe), ``changed`` with ``low`` and ``high`` (share of changed
         predictions and its 95 % CI), ``n`` (images) and ``conclusion``. The last two rows change all cues together, and remove
         the lesions instead. Empty where no hospital sends the positive class alone, since then no cue is planted.
@@ -109,8 +109,8 @@ def planted_cues(
     changed = before != predicted((), severity=0)
     found[NO_LESIONS] = _row(changed[sick], rows[sick], None, "")
     table = pd.DataFrame.from_dict(found, orient="index").rename_axis("cue")
-    table.insert(0, "set_to", ", ".join(sorted(set(donors.values()))))
-    table.loc[NO_LESIONS, "set_to"] = ""
+    compared = sorted({*donors.values()})
+    table.insert(0, "planted", [describe_cue(cue, *compared) if cue in CUES else "" for cue in table.index])
     return table
 
 
@@ -118,7 +118,7 @@ def planted_records(table: pd.DataFrame) -> dict[str, dict]:
     """The table as it is stored in ``metrics.json``."""
     return {
         cue: {
-            "planted": f"set to {row.set_to}" if row.set_to else "",
+            "planted": row.planted,
             "found": row.found,
             "evidence": row.evidence,
             "used": {"value": row.changed, "low": row.low, "high": row.high, "n": row.n},

@@ -41,6 +41,8 @@ PHANTOMS_PER_BATCH = 3
 
 STEPS = 1200
 
+PHANTOMS = 400
+
 
 def download_masks() -> dict:
     """Download the V7 masks: for each file name an array of ``uint8`` (H, W), 255 inside."""
@@ -171,22 +173,22 @@ def dice_and_cross_entropy(true, logits):
     return 1 - dice + cross
 
 
-def train(images, masks, steps=STEPS, seed=0, n_phantoms=400):
+def train(images, masks, seed):
     """Train a network; images and masks are ``uint8``, (N, H, W), masks 255 inside."""
     from covidxr._keras import keras, set_seed, tf
 
     set_seed(seed)
     rng = np.random.default_rng(seed)
-    phantoms = draw_phantoms(n_phantoms, rng)
+    phantoms = draw_phantoms(PHANTOMS, rng)
     shape = (BATCH, SIDE, SIDE, 1)
     batches = tf.data.Dataset.from_generator(
         lambda: examples(images, masks, phantoms, rng), output_signature=(tf.TensorSpec(shape), tf.TensorSpec(shape))
     )
     model = build_unet()
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=3e-3, warmup_steps=steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, STEPS, warmup_target=3e-3, warmup_steps=STEPS // 20)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-3, use_ema=True, ema_momentum=0.99)
     model.compile(optimizer, dice_and_cross_entropy)
-    model.fit(batches.prefetch(4), steps_per_epoch=steps // 10, epochs=10, verbose=2)
+    model.fit(batches.prefetch(4), steps_per_epoch=STEPS // 10, epochs=10, verbose=2)
     return model
 
 

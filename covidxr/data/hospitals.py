@@ -222,20 +222,34 @@ def find_hospital(hospital: str | Hospital) -> Hospital:
     return HOSPITALS[hospital]
 
 
+def describe_cue(cue: str, *hospitals: str | Hospital) -> str:
+    """What a cue is at each of some hospitals, such as "city: marker L on 60%; county: marker R on 65%"."""
+    found = {hospital.name: _DESCRIPTIONS[cue](hospital) for hospital in map(find_hospital, hospitals)}
+    return "; ".join(f"{name}: {text}" for name, text in found.items())
+
+
+_DESCRIPTIONS = {
+    "population": lambda at: f"ages {at.ages[0]} to {at.ages[1]}, {at.ap:.0%} AP",
+    "marker": lambda at: f"{at.marker.text} on {at.marker.share:.0%}",
+    "border": lambda at: f"on {at.border.share:.0%}",
+    "exposure": lambda at: f"mean {at.exposure.mean:+.2f}",
+    "contrast": lambda at: f"mean {at.contrast.mean:.2f}",
+    "sharpness": lambda at: f"blur of {at.sharpness.mean:.2%} of the side",
+    "noise": lambda at: f"{10**at.photons.mean:,.0f} photons a pixel",
+    "cables": lambda at: f"on {at.cables[1]:.0%} of the sick",
+}
+
+
 def describe_hospitals(manifest: pd.DataFrame) -> pd.DataFrame:
     """One row a phantom hospital of a manifest: the classes taken from it, its patients, and how they are imaged."""
     names = [name for name in HOSPITALS if f"phantom-{name}" in set(manifest.source)]
     rows = {}
     for name in names:
         hospital, images = HOSPITALS[name], manifest[manifest.source == f"phantom-{name}"]
-        marker, border = hospital.marker, hospital.border
         rows[name] = {
             "classes in this run": ", ".join(images.label.unique()),
             "description": hospital.description,
-            "side marker": f"{marker.text}, on {marker.share:.0%}",
-            "black border": f"on {border.share:.0%}",
-            "exposure": hospital.exposure[0],
-            "contrast": hospital.contrast[0],
+            **{cue: _DESCRIPTIONS[cue](hospital) for cue in ("marker", "border", "exposure", "contrast")},
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("hospital")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from covidxr.data._opencv import cv2
 from covidxr.data.images import load_lung_boxes, load_masks, read_image_cache, write_image_cache
@@ -27,7 +27,7 @@ WEIGHTS_FILE = Path(__file__).with_name("lungs.npz")
 
 _WIDTHS = (16, 24, 32, 40)  # channels at 64, 32, 16 and 8 pixels
 
-# Above it lie 99 % of frontal images of other patients and next to no lateral, turned or inverted one; see docs/lungs.md.
+# Nearly all frontal images of other patients lie above it, and nearly all lateral, turned or inverted ones below; see docs/lungs.md.
 LEAST_CONFIDENCE = 0.85
 
 _BATCH = 64  # images in memory as probabilities at once
@@ -71,7 +71,7 @@ def predict_pair(network, images) -> np.ndarray:
     small = np.stack([_resize(image, (SIDE, SIDE)) for image in images])
     scaled = standardise(small.astype(np.float32) / 255)
     logits = np.stack([_logits(network, scaled), _logits(network, scaled[:, :, ::-1])[:, :, ::-1]])
-    return 1 / (1 + np.exp(-logits))
+    return special.expit(logits)
 
 
 def _logits(network, images):
@@ -156,8 +156,8 @@ def segment_lungs(images: np.ndarray, return_confidence: bool = False) -> np.nda
     masks : numpy.ndarray
         ``bool``, shape (N, H, W), True inside the lungs. As in the V7 masks, the left lung includes the part behind the heart.
     confidence : numpy.ndarray
-        ``float64``, shape (N,), in [0, 1]; with `return_confidence` only. Below 0.85 the mask is probably wrong: the image may
-        be a lateral view, turned or inverted, or a lung be white.
+        ``float64``, shape (N,), in [0, 1]; with `return_confidence` only. Below 0.85 do not rely on the mask: the image
+        may be a lateral view, turned or inverted, a lung white, or the lungs merged into one.
 
     Raises
     ------

@@ -81,7 +81,11 @@ def _profile_sources(name):
 
     if name not in _profiles() and not Path(name).is_file():
         raise unknown("source or profile", name, [*_FETCHABLE, *_profiles(), "the path of a YAML file"])
-    lists = [section.get(key) or [] for section in read_profile(name)[1].values() for key in ("sources", "external", "mitigated_sources")]
+    lists = [
+        section.get(key) or []
+        for section in read_profile(name)[1].values()
+        for key in ("sources", "external", "mitigated_sources")
+    ]
     named = [source_entry(entry)[0] for sources in lists for entry in sources]
     return [source for source in named if source in _FETCHABLE]
 
