@@ -108,7 +108,7 @@ class Hospital:
     border: Border = Border(0.015, 0.006, 0.2)
     marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
     cables: tuple[float, float] = (0.05, 0.2)
-    severity: Habit = Habit(0.6, 0.22)
+    severity: Habit = Habit(0.66, 0.22)
 
     def __post_init__(self):
         if not re.fullmatch("[a-z0-9_]+", self.name):
@@ -170,7 +170,7 @@ HOSPITALS = {
             ages=(30, 85),
             ap=0.75,
             field=Habit(1.0, 0.04),
-            exposure=Habit(0.6, 0.35),
+            exposure=Habit(0.2, 0.35),
             contrast=Habit(0.88, 0.12),
             fog=Habit(0.06, 0.03),
             sharpness=Habit(0.004, 0.001),
@@ -185,7 +185,7 @@ HOSPITALS = {
             ages=(20, 80),
             ap=0.2,
             field=Habit(0.98, 0.03),
-            exposure=Habit(0.4, 0.3),
+            exposure=Habit(0.3, 0.3),
             contrast=Habit(1.05, 0.1),
             fog=Habit(0.02, 0.015),
             sharpness=Habit(0.001, 0.0003),
@@ -200,7 +200,7 @@ HOSPITALS = {
             ages=(18, 85),
             ap=0.5,
             field=Habit(1.0, 0.04),
-            exposure=Habit(0.5, 0.35),
+            exposure=Habit(0.35, 0.35),
             contrast=Habit(0.97, 0.12),
             fog=Habit(0.04, 0.02),
             sharpness=Habit(0.0025, 0.0008),
