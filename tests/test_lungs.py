@@ -12,7 +12,7 @@ from scipy import ndimage
 
 import covidxr.data.lungs as lungs
 from covidxr.data import build_dataset, lung_masks, make_phantom, segment_lungs
-from covidxr.data.images import load_images, load_lung_boxes
+from covidxr.data.images import load_lung_boxes, read_images
 from covidxr.data.lungs import LEAST_CONFIDENCE, WEIGHTS_FILE, build_unet, confidence_of, dice, keep_lungs
 from covidxr.data.phantom import PHANTOM_CLASSES
 from covidxr.data.sources import load_source
@@ -213,7 +213,7 @@ def test_predicted_lungs_lie_in_the_boxes_of_real_images(shared):
     rows = load_source("covid-chestxray", shared / "data")
     rows = rows[rows.path.map(lambda path: Path(path).is_file())].iloc[::8].reset_index(drop=True)
     boxes = load_lung_boxes(rows, shared / "data" / "lung-bounding-boxes" / "annotations.json", 128)
-    masks, confidence = segment_lungs(load_images(rows, 128), return_confidence=True)
+    masks, confidence = segment_lungs(np.stack(read_images(rows.path, 128)), return_confidence=True)
     boxed = boxes.any((1, 2)) & (confidence >= LEAST_CONFIDENCE)
     overlap = [box_iou(mask, box) for mask, box in zip(masks[boxed], boxes[boxed], strict=True)]
     assert boxed.mean() > 0.9 and np.mean(overlap) > 0.8 and min(overlap) > 0.6

@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold
 
 from covidxr.data._opencv import cv2
 from covidxr.data.duplicates import mark_duplicates
-from covidxr.data.images import load_images
+from covidxr.data.images import read_images
 from covidxr.data.lungs import SIDE, WEIGHTS_FILE, build_unet, confidence_of, dice, masks_of, predict_pair, standardise
 from covidxr.data.phantom import PHANTOM_CLASSES, make_phantom
 from covidxr.data.sources import load_source
@@ -77,7 +77,7 @@ def load_examples(data_dir):
     ]
     manifest = listed[used].reset_index(drop=True)
     drawn = np.stack([cv2.resize(masks[name], (IMAGE_SIDE,) * 2, interpolation=cv2.INTER_AREA) for name in names[used]])
-    images = load_images(manifest, IMAGE_SIDE)
+    images = np.stack(read_images(manifest.path, IMAGE_SIDE))
     return mark_duplicates(manifest, images), images, drawn
 
 

@@ -67,7 +67,7 @@ def run_profile(
     >>> record = run_profile("demo", "runs/mine", parameters={"epochs": 3})  # doctest: +SKIP
     >>> run_profile("no-such-profile")
     Traceback (most recent call last):
-    covidxr.utils.CovidxrError: unknown profile 'no-such-profile'; available: ablation, article, demo, ...
+    covidxr.utils.CovidxrError: unknown profile 'no-such-profile'; available: ablation, article, clean, ...
     """
     name, sections = read_profile(profile, notebooks)
     run_dir = Path(run_dir or Path("runs", name))
