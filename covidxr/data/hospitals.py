@@ -108,7 +108,7 @@ class Hospital:
     border: Border = Border(0.015, 0.006, 0.2)
     marker: Marker = Marker("L", 0.04, 0.9, 0.1, 0.6)
     cables: tuple[float, float] = (0.05, 0.2)
-    severity: Habit = Habit(0.66, 0.22)
+    severity: Habit = Habit(0.8, 0.2)
 
     def __post_init__(self):
         if not re.fullmatch("[a-z0-9_]+", self.name):
