@@ -77,7 +77,7 @@ def test_metrics_hold_every_chapter_with_its_yardstick(finished):
     assert all({"value", "low", "high"} <= set(baseline) for baseline in metrics["baselines"].values())
     assert {"heat_in_lungs", "chance", "untrained"} <= set(metrics["grad_cam"])
     assert all({"value", "low", "high", "chance", "conclusion"} <= set(probe) for probe in metrics["audit"].values())
-    assert metrics["external"]["phantom"]["n"] > 0
+    assert metrics["external"]["phantom-county"]["n"] > 0
     assert metrics["model"]["weights"] == "random"
 
 
