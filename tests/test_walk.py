@@ -250,7 +250,8 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["ablation"]
     assert set(found["variants"]) == set(variants) and found["variants"]["one-cycle"]["n"] == 48
-    assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["variants"]["one-cycle"])
+    assert {"accuracy", "chance", "difference", "verdict"} <= set(found["variants"]["one-cycle"])
+    assert {"value", "low", "high"} <= set(found["variants"]["one-cycle"]["accuracy"])
     assert len(list((run_dir / "ablation").glob("*/*/model.keras"))) == 4
     assert "08_ablation_study.png" in (run_dir / "index.html").read_text(encoding="utf-8")
     said = [
