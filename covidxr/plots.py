@@ -243,6 +243,8 @@ def confusion_plot(table, ax=None):
 def forest(table, ax=None, xlabel="accuracy", measure=""):
     """``value``, ``low`` and ``high`` of each row, or a `measure` with its limits, with chance; an audit's table by category."""
     ax = _axes(ax, 7.5, 0.32 * (len(table) + (table.category.nunique() if "category" in table else 0)) + 1)
+    if "category" in table:  # rows of a category stand together
+        table = table.iloc[np.argsort(pd.factorize(table.category)[0], kind="stable")]
     lines, ticks = _lines(ax, table)
     columns = [measure, f"{measure}_low", f"{measure}_high"] if measure else ["value", "low", "high"]
     ends = table[columns].astype(float)

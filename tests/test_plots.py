@@ -472,3 +472,11 @@ def test_an_ablation_has_variants_from_the_top_differences_marked_and_zero_in_th
     np.testing.assert_allclose(marked, [[-0.4, 1]])
     legend = [text.get_text() for text in right.figure.legends[0].get_texts()]
     assert legend == ["value (95 % CI)", "chance", "differs"]
+
+
+def test_rows_of_a_category_stand_together_with_their_own_values():
+    mixed = pd.DataFrame({"value": [0.1, 0.2, 0.3], "low": 0.0, "high": 0.5, "category": list("aba")}, ["x", "y", "z"])
+    ax = plots.forest(mixed)
+    drawn = {round(line.get_xdata()[0], 1): line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 1}
+    labels = dict(zip(ax.get_yticks(), (text.get_text() for text in ax.get_yticklabels()), strict=True))
+    assert {labels[drawn[value]]: value for value in (0.1, 0.2, 0.3)} == {"x": 0.1, "y": 0.2, "z": 0.3}
