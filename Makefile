@@ -13,7 +13,7 @@ RUN = $(PY) -m covidxr run $(PROFILE) $(if $(RUN_DIR),--run-dir "$(RUN_DIR)") $(
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables: PROFILE=demo|article|mitigated|ablation  DATA_DIR=folder  WEIGHTS=file  RUN_DIR=folder  ARGS="-p name value"'
+	@echo '  variables: PROFILE=demo|clean|article|mitigated|ablation|own  DATA_DIR=folder  WEIGHTS=file  RUN_DIR=folder  ARGS="-p name value"'
 
 setup: $(STAMP)  ## make .venv from requirements.lock
 

@@ -29,25 +29,17 @@ from covidxr.checks import flags
 from covidxr.data.dataset import Dataset, load_dataset
 from covidxr.data.manifest import patient_keys
 from covidxr.data.splits import fold_splits
-from covidxr.evaluation.intervals import bootstrap_interval
+from covidxr.evaluation.intervals import estimate_columns, estimate_of, estimate_statistic
 from covidxr.evaluation.metrics import predict, prediction_table
 from covidxr.fingerprint import comparable, content, inputs_of, modules_of
+from covidxr.training.baselines import SIMPLE_MODEL
 from covidxr.training.fit import TrainingConfig, dataset_at_size, train_network
-from covidxr.training.head import configure_hardware
+from covidxr.training.hardware import configure_hardware
 from covidxr.utils import CovidxrError, read_json, unknown, write_csv, write_json
 
 BASELINE = "baseline model"
 
 _BY_WEIGHTS = ("learning_rate", "warmup_epochs", "batch_size")
-
-_BASELINE_SETTINGS = {
-    "network": "baseline",
-    "policy": "none",
-    "epochs": 60,
-    "learning_rate": 1e-3,
-    "warmup_epochs": 1,
-    "batch_size": 32,
-}
 
 _TRAINED = {"first blocks": "last-block", "last blocks": "first-blocks", "all blocks": "none", "head only": "base"}
 
@@ -88,7 +80,7 @@ def default_variants(reference, labels=(), image_sizes=()) -> dict:
         "no head warm-up": {"head_epochs": 0},
         f"{schedule} schedule, no head warm-up": {"schedule": schedule, "head_epochs": 0},
         "no head or rate warm-up": {"head_epochs": 0, "warmup_epochs": 0},
-        BASELINE: _BASELINE_SETTINGS,
+        BASELINE: {**SIMPLE_MODEL, "epochs": 60},
         **{f"{size} px": {"image_size": size} for size in image_sizes},
     }
     own = reference.classes or labels
@@ -101,15 +93,20 @@ def summarise_ablation(predictions, draws=1000) -> pd.DataFrame:
     """Accuracy of each variant, and its difference from the first one's on the same images, with intervals."""
     first = predictions.variant.iloc[0]
     shared = predictions[predictions.image_id.isin(predictions.image_id[predictions.variant == first])]
-    margin = _training_margin(shared)
+    margin, reference = _training_margin(shared), _per_image(shared[shared.variant == first])
     rows = {}
     for variant, own in predictions.groupby("variant", sort=False):
         images = _per_image(own)
-        low, high = _mean_interval(images.correct, images.patient, draws)
-        chance = images.label.value_counts(normalize=True).max()
-        rows[variant] = {"n": len(images), "value": images.correct.mean(), "low": low, "high": high, "chance": chance}
-        paired = _per_image(shared[shared.variant == variant])
-        rows[variant] |= _difference(paired, _per_image(shared[shared.variant == first]), margin, draws)
+        paired = _per_image(shared[shared.variant == variant]).assign(reference=reference.correct).dropna()
+        difference = _difference(paired, margin, draws)
+        rows[variant] = {
+            "n": len(images),
+            **estimate_columns(accuracy=_mean(images.correct, images.patient, draws)),
+            "chance": images.label.value_counts(normalize=True).max(),
+            "shared": len(paired),
+            **estimate_columns(difference=difference),
+            "verdict": "differs" if difference.low > 0 or difference.high < 0 else "not significant",
+        }
     summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
     summary.loc[first, ["difference_low", "difference_high", "verdict"]] = 0.0, 0.0, ""
     return summary
@@ -120,9 +117,9 @@ def _per_image(predictions):
     return images.agg(correct=("correct", "mean"), label=("label", "first"), patient=("patient", "first"))
 
 
-def _mean_interval(values, patients, draws):
+def _mean(values, patients, draws):
     values = values.to_numpy()
-    return bootstrap_interval(lambda rows: values[rows].mean(), patients, draws=draws)
+    return estimate_statistic(lambda rows: values[rows].mean(), patients, draws=draws)
 
 
 def _training_margin(predictions):
@@ -136,26 +133,20 @@ def _training_margin(predictions):
     return student.ppf(0.975, freedom) * np.sqrt(2 / trainings * (residuals**2).to_numpy().sum() / freedom)
 
 
-def _difference(images, reference, margin, draws):
-    differences = (images.correct - reference.correct).dropna()
-    value, interval = differences.mean(), _mean_interval(differences, images.patient[differences.index], draws)
-    low, high = max(interval, (value - margin, value + margin), key=lambda ends: ends[1] - ends[0])
-    return {
-        "shared": len(differences),
-        "difference": value,
-        "difference_low": low,
-        "difference_high": high,
-        "verdict": "differs" if low > 0 or high < 0 else "not significant",
-    }
+def _difference(paired, margin, draws):
+    """The paired difference, with the wider of its interval over patients and its interval over trainings."""
+    bootstrap = _mean(paired.correct - paired.reference, paired.patient, draws)
+    over_trainings = replace(bootstrap, low=bootstrap.value - margin, high=bootstrap.value + margin)
+    return max(bootstrap, over_trainings, key=lambda estimate: estimate.high - estimate.low)
 
 
 def ablation_sentences(summary) -> list:
     """Accuracy and difference of each variant as a sentence, and how many differences chance alone would give."""
     first, *others = summary.index
-    lines = [f"{first}: {_accuracy_text(summary.loc[first])}."]
-    for variant in others:
-        row = summary.loc[variant]
-        lines.append(f"{variant}: {_accuracy_text(row)}; {_difference_text(row, first)}.")
+    lines = []
+    for variant, row in summary.iterrows():
+        accuracy = f"{variant}: {estimate_of(row, 'accuracy')}, chance {row.chance:.2f}"
+        lines.append(f"{accuracy}; {_difference_text(row, first)}." if variant != first else f"{accuracy}.")
     if others:
         lines.append(
             f"{(summary.verdict == 'differs').sum()} of {len(others)} differ significantly from {first}; if none differed, "
@@ -164,15 +155,10 @@ def ablation_sentences(summary) -> list:
     return lines
 
 
-def _accuracy_text(row):
-    return f"{row.value:.2f} (95 % CI {row.low:.2f}–{row.high:.2f}), chance {row.chance:.2f}"
-
-
 def _difference_text(row, first):
     images = f" on the {row.shared:.0f} images tested by both" if row.shared != row.n else ""
-    interval = f"{row.difference:+.2f} (95 % CI {row.difference_low:+.2f} to {row.difference_high:+.2f})"
     significance = "significant" if row.verdict == "differs" else "not significant"
-    return f"difference from {first}{images} {interval}, {significance}"
+    return f"difference from {first}{images} {estimate_of(row, 'difference').signed()}, {significance}"
 
 
 # Seeds and TensorFlow are the whole process', whatever threads a cluster's worker has.
@@ -241,7 +227,7 @@ def _make_task(run_dir, position, config, splits, given):
     described = [comparable(asdict(config)), weights, splits, given]
     key = hashlib.sha256(json.dumps(described, default=str).encode()).hexdigest()
     words = re.sub(r"\W+", "-", variant).strip("-")
-    folder = run_dir / "sweep" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
+    folder = run_dir / "ablation" / words / f"repeat-{repeat}-fold-{fold}-{key[:8]}"
     return AblationTask(*position, config, splits, str(run_dir), str(folder), key)
 
 
@@ -255,7 +241,7 @@ def run_task(task, threads=None, train=None) -> None:
     """Do one training, in whatever process this is, and leave its results in its folder."""
     output = io.StringIO()  # progress bars of several trainings at once are unreadable
     with _ONE_AT_A_TIME, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        hardware = configure_hardware(threads or get_worker().state.nthreads)
+        hardware = configure_hardware(task.config.precision, threads or get_worker().state.nthreads)
         dataset = _task_dataset(task)
         Path(task.folder).mkdir(parents=True, exist_ok=True)
         model = (train or train_network)(dataset, task.config, task.folder)
@@ -277,9 +263,9 @@ def _task_dataset(task):
     return Dataset(run.manifest.assign(split=task.splits)[wanted], run.images[wanted], run.rejected)
 
 
-WORKER_BYTES = 2.5e9  # what a training takes at 100 pixels, with room
+_WORKER_BYTES = 2.5e9  # what a training takes at 100 pixels, with room
 
-SCHEDULER_TIMEOUT = 20  # seconds for a scheduler to answer
+_SCHEDULER_TIMEOUT = 20  # seconds for a scheduler to answer
 
 _DEATHS = 3  # of its worker that a task is allowed; then it is the task's fault
 
@@ -322,13 +308,13 @@ def _client(scheduler, tasks):
     """A client of the cluster named, or of one on this machine; and the threads that each of its workers has."""
     if scheduler:
         try:
-            client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
+            client = Client(scheduler, timeout=_SCHEDULER_TIMEOUT)
         except OSError as error:
             raise CovidxrError(f"no Dask scheduler answers at {scheduler}: {error}") from None
         with client:
             yield client, None
         return
-    workers = int(max(1, min(tasks, CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES)))
+    workers = int(max(1, min(tasks, CPU_COUNT, MEMORY_LIMIT // _WORKER_BYTES)))
     options = {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         dask.config.set(_CONFIG),

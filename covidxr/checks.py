@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
 
 from covidxr.utils import CovidxrError, unknown
 
-MOST_SEED = 2**32 - 1  # NumPy's older generators and Keras take no larger ones
+_MOST_SEED = 2**32 - 1  # NumPy's older generators and Keras take no larger ones
 
 MOST_SIDE = 2048  # pixels; a thousand images of that size are 4 GB
 
@@ -114,13 +114,7 @@ def check_whole(name: str, value, least: int, most: int | None = None) -> None:
 
 def check_seed(seed) -> None:
     """Refuse what is not a valid seed for every random number generator."""
-    check_whole("seed", seed, 0, MOST_SEED)
-
-
-def check_share(name: str, value) -> None:
-    """Refuse what is not strictly between 0 and 1, such as NaN."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
-        raise CovidxrError(f"{name} is {value!r}; give a share between 0 and 1, such as 0.3")
+    check_whole("seed", seed, 0, _MOST_SEED)
 
 
 def check_names(name: str, values) -> None:

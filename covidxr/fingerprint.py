@@ -9,11 +9,12 @@ import hashlib
 import io
 import json
 import zipfile
+from importlib.util import resolve_name
 from pathlib import Path
 
 import covidxr
-from covidxr.data.manifest import MASK_COLUMNS
-from covidxr.data.sources import SOURCES, excluded_images, load_source
+from covidxr.data.manifest import MASK_COLUMNS, is_phantom
+from covidxr.data.sources import SOURCES, excluded_images, load_source, source_entry
 
 _BLOCK = 1 << 20
 
@@ -93,47 +94,39 @@ PRESENTATION = frozenset({"plots", "widgets", "report"})
 
 def code_of(cells) -> str:
     """Digest of a notebook's code cells and of every module of the package that they import, directly or not."""
-    texts, names = zip(*(_parsed(cell, "") for cell in cells), strict=True) if cells else ((), ())
-    return digest([texts, {name: _module(name, *_stamp(name))[0] for name in closure(set().union(*names))}])
+    parsed = [_parsed(cell, ROOT.name) for cell in cells]
+    imported = set().union(*(names for _, names in parsed))
+    return digest([[text for text, _ in parsed], _sources(imported)])
 
 
 def modules_of(*names) -> str:
     """Digest of modules of the package, such as ``"covidxr.training.fit"``, and of what they import."""
-    return digest({name: _module(name, *_stamp(name))[0] for name in closure(names)})
+    return digest(_sources(names))
 
 
-def closure(names) -> list[str]:
-    """The modules of the package that these names lead to, without those that only present."""
-    found = {}
-    pending = list(names)
+def _sources(names):
+    """Normalised sources of the package's modules that these names lead to, without those that only present."""
+    files = {".".join([ROOT.name, *path.relative_to(ROOT).with_suffix("").parts]): path for path in ROOT.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items() if name != f"{ROOT.name}.__init__"}
+    found, pending = {}, [_module_in(files, name) for name in names]
     while pending:
-        name = _existing(pending.pop())
+        name = pending.pop()
         if name and name not in found and not PRESENTATION & set(name.split(".")):
-            found[name] = None
-            pending += _module(name, *_stamp(name))[1]
-    return sorted(found)
+            file = files[name]
+            found[name], imported = _module(name, file, file.stat().st_mtime_ns)
+            pending += [_module_in(files, other) for other in imported]
+    return found
 
 
-def _existing(name):
-    """The module of a dotted name: itself, or the module that holds it; None for the package itself."""
+def _module_in(files, name):
+    """The module of a dotted name: itself, or the module that holds it; nothing for the package itself and for others."""
     top, _, rest = name.partition(".")
-    rest = covidxr._MODULE_OF.get(rest, rest)  # a name that the package exports
-    while top == ROOT.name and rest:
-        if _module_file(f"{top}.{rest}"):
-            return f"{top}.{rest}"
-        rest = rest.rpartition(".")[0]
-    return None
-
-
-def _module_file(name):
-    path = ROOT.joinpath(*name.split(".")[1:])
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-
-
-def _stamp(name):
-    """File and modification time: the key under which a parsed module is cached."""
-    file = _module_file(name)
-    return file, file.stat().st_mtime_ns
+    name = (
+        f"{top}.{covidxr._MODULE_OF.get(rest, rest)}" if top == ROOT.name else ""
+    )  # it may be a name that the package exports
+    while name and name not in files:
+        name = name.rpartition(".")[0]
+    return name
 
 
 @functools.cache
@@ -141,13 +134,9 @@ def _module(name, file, _changed):
     """Normalised source, with digests of the data files that it names; and the names that it imports."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     text, names = _parsed(file.read_text(encoding="utf-8"), package)
-    data = [other for other in sorted(file.parent.glob("*.csv")) if repr(other.name) in text]
-    return [text, {other.name: content(other) for other in data}], {*names, *_parents(name)}
-
-
-def _parents(name):
-    parts = name.split(".")
-    return {".".join(parts[:count]) for count in range(2, len(parts))}
+    neighbours = [other for other in sorted(file.parent.iterdir()) if other.suffix in (".csv", ".npz")]
+    data = [other for other in neighbours if repr(other.name) in text]
+    return [text, {other.name: content(other) for other in data}], {*names, name.rpartition(".")[0]}
 
 
 def _parsed(source, package):
@@ -159,52 +148,56 @@ def _parsed(source, package):
     names = set()
     for node in ast.walk(tree):
         names |= _imported(node, package)
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _is_text(body[:1]):
-            del body[0]
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
+            del node.body[0]
     return ast.unparse(tree), names
 
 
-def _is_text(body):
-    return bool(body) and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0].value, "value", None), str)
+def _has_docstring(node):
+    return ast.get_docstring(node, clean=False) is not None
 
 
 def _imported(node, package):
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     if isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*above, *([node.module] if node.module else [])])
+        base = resolve_name("." * node.level + (node.module or ""), package)
         return {base} | {f"{base}.{alias.name}" for alias in node.names}
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(f"{ROOT.name}."):
         return {node.value}  # a module that is started as its own process
     return set()
 
 
-LOCATIONS = ("run_dir", "data_dir")  # where things lie, which decides no result
+_LOCATIONS = ("run_dir", "data_dir")  # where things lie, which decides no result
 
-SOURCE_LISTS = ("sources", "unseen", "external", "external_sets")
+SOURCE_LISTS = ("sources", "external", "external_sets", "mitigated_sources")
 
-_SYNTHETIC = "phantom"  # drawn by the package's own code, which counts by itself
+_VARIANTS = ("cells", "variants")  # of a training, which may name weights of their own
+
+_RUNS = ("beside", "comparison_run")  # another run, of which the predictions are read, under its folder's name
 
 _NAMED_WEIGHTS = ("auto", "imagenet", "random")
 
 
 def comparable(parameters: dict) -> dict:
     """Parameters without the paths in them, which count by the content of what they name: see `inputs_of`."""
-    return {name: _without_paths(name, value) for name, value in parameters.items() if name not in LOCATIONS}
+    return {name: _without_paths(name, value) for name, value in parameters.items() if name not in _LOCATIONS}
 
 
 def _without_paths(name, value):
     if not value:
         return value
     if name in SOURCE_LISTS:
-        return value if set(value) == {_SYNTHETIC} else [item if item in SOURCES else "a path" for item in value]
+        named = [
+            (source if source in SOURCES or is_phantom(source) else "a path", classes)
+            for source, classes in map(source_entry, value)
+        ]
+        return [{source: classes} if classes else source for source, classes in named]
     if name == "weights":
         return value if value in _NAMED_WEIGHTS else "a file"
-    if name in ("cells", "variants"):
-        return {cell: comparable(settings) for cell, settings in value.items()}
-    return {"lung_masks": "a file", "beside": "a run", "comparison_run": "a run"}.get(name, value)
+    if name in _VARIANTS:
+        return {variant: comparable(settings) for variant, settings in value.items()}
+    return "a file" if name == "lung_masks" else "a run" if name in _RUNS else value
 
 
 def inputs_of(parameters: dict, known: dict) -> dict:
@@ -215,25 +208,20 @@ def inputs_of(parameters: dict, known: dict) -> dict:
             continue
         if name in SOURCE_LISTS:
             found |= _digests_of_sources(name, value, parameters.get("data_dir"), known)
-        elif name == "weights" and value not in _NAMED_WEIGHTS:
+        elif name == "lung_masks" or (name == "weights" and value not in _NAMED_WEIGHTS):
             found[name] = content(Path(value).expanduser())
-        elif name in ("cells", "variants"):  # variants of a training, which may name weights of their own
-            for cell, settings in value.items():
-                found |= {f"{name}: {cell}": total for total in inputs_of(settings, known).values()}
-        elif name == "lung_masks":
-            found[name] = content(value)
-        elif name in (
-            "beside",
-            "comparison_run",
-        ):  # another run, of which the predictions are read, under its folder's name
+        elif name in _VARIANTS:
+            for variant, settings in value.items():
+                found |= {f"{name}: {variant}": total for total in inputs_of(settings, known).values()}
+        elif name in _RUNS:
             found[name] = digest([Path(value).name, content(Path(value, "external_predictions.csv"))])
     return found
 
 
 def _digests_of_sources(name, values, data_dir, known):
     found = {}
-    for value in values:
-        if value != _SYNTHETIC:
+    for value, _ in map(source_entry, values):
+        if not is_phantom(value):  # drawn by the package's own code, which counts by itself
             if (value, data_dir) not in known:
                 known[value, data_dir] = _digest_of_source(value, data_dir)
             key = f"{name}: {Path(value).name}"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay, roc_curve
@@ -28,7 +29,9 @@ HEAT = "inferno"
 
 COLD = 1 / 3  # heat that `overlay` leaves out, so that lungs stay grey
 
-MIN_IN_BIN = 5  # images that a bin of a reliability curve needs
+OUTLINES = {"lungs": "white", "lesion": "deepskyblue"}  # colours of outlined regions, on images and on heat
+
+_MIN_IN_BIN = 5  # images that a bin of a reliability curve needs
 
 
 def save_figure(ax, path, caption="") -> None:
@@ -56,7 +59,7 @@ def _finish(ax, outside=False, **legend):
 
 
 def image_grid(images, titles=None, columns=6, ax=None, outlines=None):
-    """Images in rows of `columns`, each below its title; masks in `outlines` are outlined."""
+    """Images in rows of `columns`, each below its title; `outlines` are masks (N, H, W) by the names in `OUTLINES`."""
     titles = [] if titles is None else [_wrapped(plain(title)) for title in titles]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -71,12 +74,17 @@ def image_grid(images, titles=None, columns=6, ax=None, outlines=None):
         canvas[top : top + side, left : left + side] = image
         if titles:
             ax.text(left, top - 0.2 * gap, titles[number], fontsize=8, color=INK, va="bottom")
-        if outlines is not None and outlines[number].any():
-            edges = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
-            # "lower" puts the first row at the least y, which imshow's turned axis shows on top
-            ax.contour(outlines[number], [0.5], colors="white", linewidths=0.7, extent=edges, origin="lower")
+        edges = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
+        for name, masks in (outlines or {}).items():
+            if masks[number].any():
+                # "lower" puts the first row at the least y, which imshow's turned axis shows on top
+                ax.contour(masks[number], [0.5], colors=OUTLINES[name], linewidths=0.9, extent=edges, origin="lower")
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
+    if shown := [name for name, masks in (outlines or {}).items() if masks.any()]:
+        lines = [Line2D([], [], color=OUTLINES[name], label=name) for name in shown]
+        style = {"facecolor": "dimgray", "labelcolor": "white", "fontsize": 8, "framealpha": 1, "borderaxespad": 0}
+        ax.legend(handles=lines, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=2, **style)
     return ax
 
 
@@ -97,16 +105,55 @@ def overlay(images, maps, opacity=0.75) -> np.ndarray:
     return (images[..., None] * (1 - weight) + colour * weight).round().astype(np.uint8)
 
 
-def heat_figure(image, heatmap, title="", lungs=None, ax=None):
-    """An image, its heatmap and their overlay, with a colour bar."""
-    ax = _axes(ax, 7.6, 2.8)
-    heat = (colormaps[HEAT](heatmap)[..., :3] * 255).round().astype(np.uint8)
-    panels = np.stack([np.repeat(image[..., None], 3, -1), heat, overlay(image[None], heatmap[None])[0]])
-    outlines = None if lungs is None else np.stack([lungs] * 3)
-    image_grid(panels, ["image", "heatmap", "overlay"], columns=3, ax=ax, outlines=outlines)
-    ax.figure.colorbar(ScalarMappable(cmap=HEAT), cax=ax.inset_axes((1.02, 0, 0.02, 0.88)), label="heat")
-    ax.set_title(plain(title), loc="left", fontsize=10, color=INK)
+def heat_grid(images, maps, titles=None, columns=6, outlines=None):
+    """Overlays of heat in rows, each below its title, with one colour bar; an image whose map is zero stays as it is."""
+    ax = image_grid(overlay(images, maps), titles, columns, outlines=outlines)
+    return _colour_bar(ax, overlay(np.full((1, 1, 256), 128, np.uint8), np.linspace(0, 1, 256)[None, None])[0, 0])
+
+
+def _colour_bar(ax, colours):
+    """A bar to the right, at most as high as an image; `colours` are uint8 (256, 3)."""
+    width, height = ax.figure.get_size_inches()
+    position = (1 + 0.1 / width, 0, 0.12 / width, min(1, 1.4 / height))
+    bar = ScalarMappable(cmap=ListedColormap(colours / 255))
+    ax.figure.colorbar(bar, cax=ax.inset_axes(position), label="heat", ticks=[0, COLD, 1], format="%.1g")
     return ax
+
+
+def heat_figure(image, heatmap, title="", lungs=None, lesion=None, ax=None):
+    """An image, its heatmap and their overlay, with a colour bar; lungs and lesion are outlined where they are given."""
+    ax = _axes(ax, 7.6, 2.8)
+    colours = (colormaps[HEAT](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+    heat = colours[(255 * heatmap).round().astype(int)]
+    panels = np.stack([np.repeat(image[..., None], 3, -1), heat, overlay(image[None], heatmap[None])[0]])
+    outlines = {name: np.stack([mask] * 3) for name, mask in (("lungs", lungs), ("lesion", lesion)) if mask is not None}
+    image_grid(panels, ["image", "heatmap", "overlay"], columns=3, ax=ax, outlines=outlines)
+    ax.set_title(plain(title), loc="left", fontsize=10, color=INK)
+    return _colour_bar(ax, colours)
+
+
+def explanation_figure(table):
+    """Lesion hits and heat in the lungs of each layer and method; without lesions, or lungs, the deletion gain as well."""
+    names = {
+        "hits": "hottest pixel in the lesion",
+        "heat_in_lungs": "share of heat in the lungs",
+        "deletion_gain": "deletion gain",
+    }
+    tables = {name: table.xs(name, level="measure").reset_index("layer") for name in names}
+    known = [name for name, rows in tables.items() if rows.n.any()][:2]
+    tables = {name: tables[name].rename(columns={"layer": "category"}) for name in known}
+    lines = len(next(iter(tables.values()))) + table.index.unique("layer").size
+    figure = plt.figure(figsize=(7.5 * len(tables), 0.3 * lines + 1), layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        forest(rows, ax=ax, xlabel=names[name])
+        if "untrained" in rows:
+            crosses = ax.scatter(rows.untrained, ax.get_yticks(), marker="x", color=ACCENT, zorder=3, label="untrained")
+            entries = [*ax.get_legend().legend_handles, crosses]
+            _finish(ax, handles=entries, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
+        ends = rows.filter(["low", "high", "chance", "untrained"])
+        ax.set_xlim(min(0, 1.1 * np.nanmin(ends)), min(1.02, 1.1 * np.nanmax(ends)))
+    return axes[0]
 
 
 def heat_title(label, predicted, probability) -> str:
@@ -193,11 +240,14 @@ def confusion_plot(table, ax=None):
     return ax
 
 
-def forest(table, ax=None, xlabel="accuracy"):
-    """``value``, ``low`` and ``high`` of each row, with chance; an audit's table by category, with its conclusions."""
+def forest(table, ax=None, xlabel="accuracy", measure=""):
+    """``value``, ``low`` and ``high`` of each row, or a `measure` with its limits, with chance; an audit's table by category."""
     ax = _axes(ax, 7.5, 0.32 * (len(table) + (table.category.nunique() if "category" in table else 0)) + 1)
+    if "category" in table:  # rows of a category stand together
+        table = table.iloc[np.argsort(pd.factorize(table.category)[0], kind="stable")]
     lines, ticks = _lines(ax, table)
-    ends = table[["value", "low", "high"]].astype(float)
+    columns = [measure, f"{measure}_low", f"{measure}_high"] if measure else ["value", "low", "high"]
+    ends = table[columns].astype(float)
     shortcut, missed = (np.asarray(table.get(name, [False] * len(table)), bool) for name in _CONCLUSIONS)
     for line, (value, low, high), is_shortcut, is_missed in zip(lines, ends.to_numpy(), shortcut, missed, strict=True):
         style = {"color": ACCENT if is_shortcut else INK, "markerfacecolor": "white" if is_missed else None}
@@ -261,9 +311,9 @@ def ablation_figure(summary):
     """Accuracy of each variant, and its difference from the reference; significant differences are marked."""
     figure = plt.figure(figsize=(13, 0.36 * len(summary) + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    forest(summary, ax=left)
+    forest(summary, ax=left, measure="accuracy")
     ends = summary[["difference", "difference_low", "difference_high"]].astype(float)
-    forest(ends.set_axis(["value", "low", "high"], axis=1), ax=right, xlabel="accuracy minus the reference's")
+    forest(ends, ax=right, xlabel="accuracy minus the reference's", measure="difference")
     right.set(title=plain(f"difference from {summary.index[0]}"), xlim=_half_width(ends.iloc[1:]))
     left.set_title("accuracy")
     right.axvline(0, color=MUTED, linestyle=":")
@@ -316,7 +366,7 @@ def reliability_curves(groups, ax=None):
     ax.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
     for number, (name, (probability, outcome, patients)) in enumerate(groups.items()):
         table, error = reliability_table(probability, outcome, patients=patients)
-        table = table[table.n >= min(MIN_IN_BIN, table.n.max())]
+        table = table[table.n >= min(_MIN_IN_BIN, table.n.max())]
         hue = {"color": f"C{number}", "alpha": 0.8}
         reach = _reach(table.accuracy, table.low, table.high)
         ax.errorbar(table.confidence, table.accuracy, reach, fmt="none", capsize=2, elinewidth=1, **hue)

@@ -98,6 +98,17 @@ def estimate_text(value, low, high) -> str:
     return f"{value:.2f} (95 % CI {low:.2f}–{high:.2f})"
 
 
+def difference_text(value, low, high) -> str:
+    """The one form in which a difference is printed with its confidence interval."""
+    return f"{value:+.2f} (95 % CI {low:+.2f} to {high:+.2f})"
+
+
+def duration_text(seconds) -> str:
+    """A duration in seconds, minutes or hours."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
 def write_csv(path, frame) -> None:
     """Write a pandas frame as CSV without its index, atomically."""
     with atomic_path(path) as temporary:
@@ -109,7 +120,7 @@ def _plain(value):
     return convert()
 
 
-SETTINGS = {
+_SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # no CUDA search, no CPU feature notes
     "GRPC_VERBOSITY": "ERROR",
 }
@@ -117,4 +128,4 @@ SETTINGS = {
 
 def quiet_environment() -> dict:
     """Set environment variables that silence TensorFlow, unless the user set them, and return them."""
-    return {name: os.environ.setdefault(name, value) for name, value in SETTINGS.items()}
+    return {name: os.environ.setdefault(name, value) for name, value in _SETTINGS.items()}

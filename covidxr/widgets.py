@@ -9,7 +9,7 @@ from IPython import get_ipython
 from covidxr.augmentation import build_policy
 from covidxr.data.images import preprocess
 from covidxr.gradcam.cam import GradCAM
-from covidxr.plots import heat_figure, image_grid, overlay
+from covidxr.plots import heat_figure, heat_grid, image_grid
 
 SHOWN = 6  # images in the static grid
 
@@ -24,27 +24,32 @@ def is_live() -> bool:
     return bool(request.get("content", {}).get("allow_stdin"))
 
 
-def browse_heatmaps(model, pixels, titles, layers, classes, style="keras-vis"):
-    """Heatmaps by image, layer and class."""
-    explainers = {layer: GradCAM(model, layer, style) for layer in layers}
-    return (_sliders if is_live() else _grid)(explainers, pixels, titles, list(classes))
+def browse_heatmaps(model, pixels, titles, classes, layers, styles, outlines):
+    """Heatmaps by image, layer, method and class; `outlines` are masks as in `covidxr.plots.image_grid`."""
+    explainer = GradCAM(model, layers, styles)
+    return (_sliders if is_live() else _grid)(explainer, pixels, titles, list(classes), outlines)
 
 
-def _grid(explainers, pixels, titles, _):
+def _grid(explainer, pixels, titles, _, outlines):
     images, under = pixels[:SHOWN], list(titles[:SHOWN])
-    rows = [overlay(images, explainer.explain(preprocess(images)).maps) for explainer in explainers.values()]
-    names = [name for layer in list(explainers)[1:] for name in [layer, *[""] * (len(images) - 1)]]
-    return image_grid(np.concatenate(rows), under + names, columns=len(images))
+    found = explainer.explain_each(preprocess(images))
+    maps = [found[layer, explainer.styles[0]].maps for layer in explainer.layers]
+    names = [name for layer in explainer.layers[1:] for name in [layer, *[""] * (len(images) - 1)]]
+    masks = {name: np.concatenate([drawn[:SHOWN]] * len(maps)) for name, drawn in outlines.items()}
+    repeated = np.concatenate([images] * len(maps))
+    return heat_grid(repeated, np.concatenate(maps), under + names, len(images), masks)
 
 
-def _sliders(explainers, pixels, titles, classes):
-    def show(image, layer, explained):
+def _sliders(explainer, pixels, titles, classes, outlines):
+    def show(image, layer, style, explained, outlined):
         number = None if explained == AS_PREDICTED else classes.index(explained)
-        heat = explainers[layer].explain(preprocess(pixels[image : image + 1]), number).maps[0]
-        heat_figure(pixels[image], heat, titles[image])
+        found = explainer.explain_each(preprocess(pixels[image : image + 1]), number)
+        masks = {name: drawn[image] for name, drawn in outlines.items()} if outlined else {}
+        heat_figure(pixels[image], found[layer, style].maps[0], titles[image], **masks)
 
     slider = ipywidgets.IntSlider(min=0, max=len(pixels) - 1, continuous_update=False)
-    return ipywidgets.interactive(show, image=slider, layer=list(explainers), explained=[AS_PREDICTED, *classes])
+    menus = {"layer": explainer.layers, "style": explainer.styles, "explained": [AS_PREDICTED, *classes]}
+    return ipywidgets.interactive(show, image=slider, **menus, outlined=True)
 
 
 def browse_augmentations(images, policy, seed=0):

@@ -22,7 +22,7 @@ from stand_ins import dataset_of, striped
 
 from covidxr._keras import keras, set_seed
 from covidxr.training import callbacks
-from covidxr.training.callbacks import TrainingMonitor, save_checkpoint
+from covidxr.training.callbacks import TrainingMonitor, _save_checkpoint
 from covidxr.training.fit import TrainingConfig, fit
 
 fit_module = importlib.import_module("covidxr.training.fit")  # the package hands out the function of that name
@@ -40,7 +40,7 @@ def half_a_checkpoint(path, **arrays):
 
 def plant(moment, at=0, batch=0):
     """Let this process be killed at a moment: mid-epoch, mid-write, between two files."""
-    begin, save = TrainingMonitor.on_train_batch_begin, save_checkpoint
+    begin, save = TrainingMonitor.on_train_batch_begin, _save_checkpoint
 
     def on_train_batch_begin(self, step, logs=None):
         if (len(self.state.rows), step) == (at, batch):
@@ -58,7 +58,7 @@ def plant(moment, at=0, batch=0):
     if moment == "batch":
         TrainingMonitor.on_train_batch_begin = on_train_batch_begin
     elif moment in ("half a checkpoint", "checkpoint"):
-        callbacks.save_checkpoint = saved
+        callbacks._save_checkpoint = saved
     elif moment == "model":
         keras.Model.save = lambda self, path: path.write_bytes(b"half") and die()
     elif moment == "history":

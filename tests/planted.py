@@ -1,4 +1,4 @@
-"""Small images and manifests into which the tests of the audit inject what is to be found."""
+"""Small images and manifests into which the tests inject what is to be found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from covidxr.audit.report import shortcut_audit
 from covidxr.data.dataset import Dataset
 from covidxr.data.manifest import manifest_rows
+from covidxr.data.phantom import make_phantom
 
 N, SIDE = 120, 40
 B = np.arange(N) % 2 == 1  # images of class b
@@ -37,3 +38,9 @@ class BrightnessModel:
     def predict_on_batch(self, x):
         bright = (x[:, self.part[0], self.part[1], 0].mean((1, 2)) > 0.75).astype(int)
         return np.eye(self.outputs)[bright]
+
+
+def hospital_images(hospital, label="Normal", n=40, size=64, seed=0, cues=None) -> np.ndarray:
+    """Phantoms of one class as a hospital draws them, one a patient."""
+    generators = (np.random.default_rng([seed, k]) for k in range(n))
+    return np.stack([make_phantom(label, rng, size, hospital=hospital, cues=cues).image for rng in generators])

@@ -19,7 +19,7 @@ if mode == "user": raise CovidxrError("class 'Virus' has 3 images")
 if mode == "bug": {}["no such key"]
 if mode == "die": os._exit(9)
 ballast = bytearray(os.urandom(1)) * 150_000_000
-import time; time.sleep(0.5)
+import time; time.sleep(1)
 print((open(os.path.join(run_dir, "made.txt")).readline().strip() + " ") * 2)"""
 
 
@@ -46,7 +46,7 @@ def make_notebooks(folder):
     return folder
 
 
-# A whole walk in little: images from a table, a network that is a sum, its answers, and pictures of them.
+# A small run from beginning to end: images from a table, a network that is a sum, its predictions, and pictures of them.
 
 SETUP = """from pathlib import Path
 import hashlib, json, time, zipfile

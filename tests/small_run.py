@@ -57,6 +57,23 @@ METRICS = {
             "one-cycle": {"n": 174, "value": 0.94, "verdict": "not significant"},
         },
     },
+    "planted": {
+        "side marker": {
+            "planted": "R at the top left in all COVID-19 images",
+            "found": True,
+            "evidence": "class from the corners",
+            "used": {"value": 0.31, "low": 0.2, "high": 0.44, "n": 60},
+            "conclusion": "found and used",
+        },
+        "exposure": {"planted": "brighter adults", "found": None, "evidence": "", "used": None, "conclusion": "open"},
+    },
+    "mitigated": {
+        "darkcovidnet": {
+            "network": {"specificity": {"value": 0.005, "low": 0.0, "high": 0.03}, "auc": None},
+            "mitigated": {"specificity": {"value": 0.4, "low": 0.33, "high": 0.46}, "auc": None},
+            "change": {"specificity": {"value": 0.395, "low": 0.31, "high": 0.45}, "auc": None},
+        },
+    },
     "external": {
         "darkcovidnet": {
             "n": 220,
@@ -105,7 +122,7 @@ def make_run(folder, metrics=METRICS, run=RUN):
 
 
 def damaged(record, value):
-    """A record once for each of its places, that place holding `value`; the whole of it first."""
+    """A record with `value` in place of one of its parts, once for each part; in place of all of it first."""
     yield "all of it", value
     for where in _places(record):
         changed = copy.deepcopy(record)

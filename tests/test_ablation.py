@@ -58,7 +58,7 @@ def test_a_planted_effect_is_found_and_its_size_is_in_the_interval(repeats):
     summary = summarise_ablation(table, draws=300)
     assert summary.verdict.tolist() == ["", "differs", "not significant"]
     assert summary.difference_high["worse"] < -0.05 and summary.difference_low["worse"] < -0.3
-    assert ((summary.low <= summary.value) & (summary.value <= summary.high)).all()
+    assert ((summary.accuracy_low <= summary.accuracy) & (summary.accuracy <= summary.accuracy_high)).all()
     assert summary.n.tolist() == summary.shared.tolist() == [150] * 3 and summary.chance.round(2).eq(0.33).all()
 
 
@@ -76,7 +76,9 @@ def test_copies_of_a_patient_s_images_are_no_further_evidence():
     once = predictions({"reference": 1.0, "other": 0.5}, np.random.default_rng(0))
     copies = [once.assign(image_id=once.image_id + f"-{copy}") for copy in range(6)]
     one, six = (summarise_ablation(table, draws=400) for table in (once, pd.concat(copies)))
-    assert ((six.high - six.low) > 0.85 * (one.high - one.low)).all() and (six.n == 6 * one.n).all()
+    assert ((six.accuracy_high - six.accuracy_low) > 0.85 * (one.accuracy_high - one.accuracy_low)).all() and (
+        six.n == 6 * one.n
+    ).all()
 
 
 def test_images_of_another_class_are_excluded_from_the_comparison_and_predicting_it_is_wrong():
@@ -86,7 +88,9 @@ def test_images_of_another_class_are_excluded_from_the_comparison_and_predicting
     table.loc[(table.variant == "four") & (table.label == "Bacteria"), "correct"] = False  # predicted as Virus, say
     summary = summarise_ablation(pd.concat([table, virus]), draws=200)
     assert summary.n["four"] == 180 and summary.shared["four"] == 90
-    assert summary.difference["four"] == pytest.approx(-1 / 3) and summary.value["four"] == pytest.approx(1 - 30 / 180)
+    assert summary.difference["four"] == pytest.approx(-1 / 3) and summary.accuracy["four"] == pytest.approx(
+        1 - 30 / 180
+    )
     assert "difference from three on the 90 images tested by both -0.33 (95 % CI" in ablation_sentences(summary)[1]
 
 
@@ -162,7 +166,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(images, tmp_path):
-    shutil.copytree(images, tmp_path / "run", ignore=shutil.ignore_patterns("sweep", "began.txt"))
+    shutil.copytree(images, tmp_path / "run", ignore=shutil.ignore_patterns("ablation", "began.txt"))
     return tmp_path / "run"
 
 
@@ -191,7 +195,7 @@ def test_a_planted_effect_is_found_and_another_seed_is_none(undisturbed):
     summary = summarise_ablation(undisturbed, draws=300)
     assert summary.verdict["learns nothing"] == "differs" and summary.difference_high["learns nothing"] < -0.1
     assert summary.verdict["another seed"] == "not significant"
-    assert summary.value["reference"] > 0.8 and summary.chance.round(2)["reference"] == 0.33
+    assert summary.accuracy["reference"] > 0.8 and summary.chance.round(2)["reference"] == 0.33
     assert summary.n["four classes, larger"] == 48 and summary.shared["four classes, larger"] == 36
 
 
@@ -314,7 +318,7 @@ def test_a_task_can_be_done_by_hand(run_dir):
     ],
 )
 def test_mistakes_are_reported(run_dir, variants, options, message, monkeypatch):
-    monkeypatch.setattr(ablation, "SCHEDULER_TIMEOUT", 1)
+    monkeypatch.setattr(ablation, "_SCHEDULER_TIMEOUT", 1)
     with pytest.raises(CovidxrError, match=message):
         run_ablation(run_dir, variants, **{"plan": FoldPlan(), "train": small, **options})
 

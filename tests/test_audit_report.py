@@ -17,14 +17,18 @@ from covidxr.audit.probes import (
     ProbeResult,
     accuracy_result,
     attributes,
+    band_features,
     grouped_predictions,
     judge_performance,
     judge_signal,
+    low_information_inputs,
+    low_level_statistics,
     pixel_features,
 )
 from covidxr.audit.report import AuditReport, shortcut_audit
+from covidxr.data._opencv import cv2
 from covidxr.data.dataset import Dataset, build_dataset
-from covidxr.data.images import load_images
+from covidxr.data.images import load_masks, read_images
 from covidxr.data.phantom import load_phantoms
 from covidxr.evaluation.external import ExternalSet
 from covidxr.utils import CovidxrError, write_json
@@ -41,7 +45,8 @@ def one_thread():
 
 @pytest.fixture
 def without_pixel_probes(monkeypatch):
-    monkeypatch.delitem(PROBES, "low_information_inputs")
+    for name in ("low_information_inputs", "low_level_statistics"):
+        monkeypatch.delitem(PROBES, name)
 
 
 def conclusions(report) -> dict:
@@ -65,18 +70,18 @@ def test_a_corner_marker_is_found_where_it_can_be_seen_and_nowhere_else():
     images = noise()
     sort_block(images, slice(0, 5), slice(0, 5))  # within one of the 8×8 pixels, which therefore cannot see it
     found = class_from(audit(rows(), images))
-    assert found["the corners"] == found["the outer frame"] == "strong class signal"
+    assert found["the corners"] == found["the border"] == "strong class signal"
     assert {found["4×4 pixels"], found["8×8 pixels"], found["the grey histogram"]} <= NOTHING
 
 
-def test_a_bright_frame_is_found_by_the_frame_and_not_by_the_corners():
+def test_a_bright_border_is_found_by_the_border_and_not_by_the_corners():
     images = noise()
     edge, middle = images[:, :4, 10:30].reshape(N, -1), images[:, 18:22, 10:30].reshape(N, -1)
     both = np.sort(np.concatenate([middle, edge], axis=1), axis=1)  # the same grey values, the brightest at the edge
     images[B, :4, 10:30] = both[B, 80:].reshape(-1, 4, 20)
     images[B, 18:22, 10:30] = both[B, :80].reshape(-1, 4, 20)
     found = class_from(audit(rows(), images))
-    assert found["the outer frame"] == "strong class signal"
+    assert found["the border"] == "strong class signal"
     assert {found["the corners"], found["the grey histogram"]} <= NOTHING
 
 
@@ -84,16 +89,16 @@ def test_an_exposure_shift_is_found_in_raw_pixels_alone():
     images = noise()
     images[B] += 40  # equalisation takes it out of the shrunk images, as out of all that the network sees
     found = class_from(audit(rows(), images))
-    raw = {"the grey histogram", "the outer frame", "the corners"}
+    raw = {"the grey histogram", "the border", "the corners"}
     assert {found.pop(name) for name in raw} == {"strong class signal"}
-    assert len(found) == 2 and set(found.values()) <= NOTHING
+    assert len(found) == 3 and set(found.values()) <= NOTHING
 
 
-def test_what_is_in_the_middle_does_not_leak_into_frame_and_corners():
+def test_what_is_in_the_middle_does_not_leak_into_border_and_corners():
     images = noise()
     images[B, 12:28, 12:28] //= 2  # equalised first, this would change every pixel of the image
     found = class_from(audit(rows(), images))
-    assert {found["the outer frame"], found["the corners"]} <= NOTHING
+    assert {found["the border"], found["the corners"]} <= NOTHING
     assert found["8×8 pixels"] == found["the grey histogram"] == "above chance, possibly disease"
     middle = np.zeros(images.shape, bool)
     middle[:, 12:28, 12:28] = True
@@ -118,7 +123,42 @@ def test_where_nothing_is_injected_nothing_is_found():
     rng = np.random.default_rng(3)
     more = {"source": rng.choice(["x", "y"], N), "sex": rng.choice(["F", "M", ""], N), "age": rng.integers(20, 60, N)}
     found = conclusions(audit(rows(**more), noise(3)))
-    assert len(found) == 5 + 4 and set(found.values()) <= NOTHING
+    assert len(found) == 6 + 4 and set(found.values()) <= NOTHING
+
+
+def blurred(images):
+    return np.stack([cv2.GaussianBlur(image, (0, 0), 0.7) for image in images])
+
+
+DEVICES = {
+    "sharpness": lambda images: blurred(images),
+    "noise": lambda images: np.clip(images + np.random.default_rng(9).normal(0, 25, images.shape), 0, 255).astype(
+        np.uint8
+    ),
+    "contrast": lambda images: (128 + 0.7 * (images.astype(float) - 128)).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_a_device_shows_in_sharpness_noise_and_contrast_and_a_finding_inside_the_lungs_does_not(device, seed):
+    lungs, images = np.zeros((N, SIDE, SIDE), bool), noise(seed)
+    lungs[:, LUNGS[0], LUNGS[1]] = True
+    images[B, LUNGS[0], LUNGS[1]] = blurred(images)[B, LUNGS[0], LUNGS[1]]  # a finding
+    if device:
+        images[B] = DEVICES[device](images[B])
+    outside, inside = low_level_statistics(AuditData(rows(), images, lungs))
+    assert inside.value > 0.9 and inside.shortcut == (device is not None)
+    assert inside.conclusion == ("strong class signal" if device else "above chance, possibly disease")
+    assert outside.conclusion == "strong class signal" if device else outside.conclusion in NOTHING
+    whole = low_level_statistics(AuditData(rows(), images))
+    assert whole.value > 0.8 and whole.conclusion == "above chance, possibly disease" and not whole.shortcut
+
+
+def test_an_exposure_shift_does_not_show_in_sharpness_noise_and_contrast():
+    images = noise()
+    region = np.ones(images.shape, bool)
+    assert np.allclose(band_features(images, region), band_features(images + np.uint8(40), region), atol=1e-4)
 
 
 def test_a_source_that_is_the_class_gives_it_away(without_pixel_probes):
@@ -244,6 +284,20 @@ def test_a_recognisable_patient_helps_only_where_patients_are_on_both_sides():
     np.testing.assert_array_equal(grouped_predictions(x, labels, patients), by_patient)
 
 
+def test_logistic_regression_learns_what_was_planted_and_not_noise():
+    rng = np.random.default_rng(0)
+    x, labels, patients = rng.normal(size=(300, 36)), np.array(list("abc"))[np.arange(300) % 3], np.arange(300)
+    assert 0.2 < (grouped_predictions(x, labels, patients) == labels).mean() < 0.47
+    x[labels == "b", 0] += 3
+    x[labels == "c", 35] += 3
+    x[:, 21] = 7  # a constant feature
+    for scale in (1, 1e6):
+        assert (grouped_predictions(x * scale, labels, patients) == labels).mean() > 0.85
+    x[1, 0] = np.nan
+    with pytest.raises(CovidxrError, match="features holds nan at place 1, 0"):
+        grouped_predictions(x, labels, patients)
+
+
 def test_a_class_of_few_patients_gets_fewer_folds_and_of_one_is_refused():
     x, labels = np.repeat([0.0, 1.0], 20)[:, None].repeat(9, 1), np.repeat(["a", "b"], 20)
     assert (grouped_predictions(x, labels, np.r_[np.arange(20), np.repeat([20, 21], 10)]) == labels).all()
@@ -255,7 +309,7 @@ def test_what_lies_in_the_middle_is_no_feature_of_edges_and_histogram():
     images, inner = noise(n=3), noise(n=3)
     inner[:, 8:32, 8:32] = np.sort(inner[:, 8:32, 8:32].reshape(3, -1)).reshape(3, 24, 24)
     found, expected = pixel_features(inner), pixel_features(images)
-    assert [x.shape[1:] for x in found.values()] == [(4, 4), (8, 8), (16,), (40**2 - 32**2,), (4 * 8 * 8,)]
+    assert [x.shape[1:] for x in found.values()] == [(4, 4), (8, 8), (16,), (40**2 - 36**2,), (4 * 8 * 8,)]
     changed = [name for name in found if (found[name] != expected[name]).any()]
     assert changed == ["4×4 pixels", "8×8 pixels"]
 
@@ -389,7 +443,7 @@ def test_any_class_may_be_the_positive_one_and_one_that_is_not_there_is_refused(
 
 PER_CLASS = 60
 MADE_FOR = {
-    "marker": "the corners", "exposure": "the grey histogram", "body_size": "8×8 pixels", "border": "the outer frame",
+    "marker": "the corners", "exposure": "the grey histogram", "body_size": "8×8 pixels", "border": "the border",
 }  # fmt: skip
 
 
@@ -405,7 +459,7 @@ def audited(tmp_path_factory):
             rows = load_phantoms(folder, per_class=PER_CLASS, size=64, shortcut=shortcut)
             rows = rows if masks else rows.assign(lung_mask="")
             with threadpool_limits(1):  # small matrices are processed faster by one thread than by many that wait
-                known[key] = audit(rows, load_images(rows, 64))
+                known[key] = audit(rows, np.stack(read_images(rows.path, 64)))
         return known[key]
 
     return look
@@ -417,7 +471,7 @@ def test_where_nothing_is_injected_every_probe_says_so(audited):
     assert report.sentences()[-1].startswith("No class signal without lung content is shown, but with 180 images ")
     assert report.summary()[0].startswith(f"0 of {len(report.table)} probes found a shortcut; ")
     inputs = report.table[report.table.index.str.startswith("class from")]
-    assert len(inputs) == 8 and set(inputs.conclusion) <= NOTHING
+    assert len(inputs) == 9 and set(inputs.conclusion) <= NOTHING
     leakage = report.table[report.table.index.str.endswith("from 8×8 pixels")].conclusion
     assert all(
         one == "not distinguishable from chance" or one.endswith("not associated with the class") for one in leakage
@@ -434,6 +488,21 @@ def test_an_injected_shortcut_is_found_by_the_probe_made_for_it_and_ranked_by_it
     by_value = audited(name, 0.5).table.value.filter(like="lungs masked").sort_values(ascending=False)
     assert probe in by_value.index[:3]
     assert probe in audited(name, 1.0).ranked().index[:3]
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_planted_cues_are_found_by_name_over_seeds_and_none_where_none_is_planted(seed, tmp_path):
+    """Each cue by the probe that is made for it."""
+    found = {}
+    for shortcut in ({}, {"marker": 1.0}, {"border": 1.0}, {"exposure": 1.0}):
+        manifest = load_phantoms(tmp_path, per_class=40, size=48, seed=seed, shortcut=shortcut)
+        data = AuditData(manifest, np.stack(read_images(manifest.path, 48)), load_masks(manifest.lung_mask, 48))
+        results = [*low_information_inputs(data), low_level_statistics(data)[0]]
+        found[next(iter(shortcut), "")] = {one.probe.removeprefix("class from "): one for one in results}
+    assert not any(one.shortcut for one in found[""].values())
+    for cue in ("marker", "border", "exposure"):
+        assert found[cue][f"{MADE_FOR[cue]}, lungs masked"].conclusion == "strong class signal"
+    assert not found["marker"]["the grey histogram, lungs masked"].shortcut
 
 
 def test_without_masks_visible_disease_is_no_shortcut_unless_the_frame_has_a_signal_as_well(audited):

@@ -17,15 +17,16 @@ from stand_ins import LabelledImages, dataset_of, striped
 from covidxr.evaluation.metrics import predict
 from covidxr.model.networks import build_baseline, load_model
 from covidxr.training.callbacks import (
+    _MIN_DELTA,
     CHECKPOINT,
-    MIN_DELTA,
     Schedule,
+    _has_collapsed,
+    _save_checkpoint,
     config_fingerprint,
-    has_collapsed,
     reinitialise_head,
-    save_checkpoint,
 )
 from covidxr.training.fit import TrainingConfig, fit
+from covidxr.training.hardware import choose_precision
 from covidxr.utils import CovidxrError
 
 LOSSES = [1.0, 0.9, 0.9, 0.95, 0.85, 0.86, 0.84999, 0.9, 0.5, np.nan, 0.6, 0.7]
@@ -58,7 +59,7 @@ def test_plateau_warms_up_and_then_halves_as_keras_does():
     )
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    ours = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=MIN_DELTA)
+    ours = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=_MIN_DELTA)
     ours.set_model(model)
     ours.on_train_begin()
     for epoch, loss in enumerate(LOSSES):
@@ -140,13 +141,13 @@ def test_without_a_collapse_nothing_restarts(tmp_path, rate):
 
 @pytest.mark.parametrize(("loss", "checked"), [(0.5, False), (1.09, True), (8.0, True), (np.nan, True)])
 def test_predictions_are_checked_only_if_the_loss_is_at_chance(loss, checked):
-    assert has_collapsed(dead(), striped(), loss) == checked
-    assert not has_collapsed(build_baseline(9), striped(), loss)
+    assert _has_collapsed(dead(), striped(), loss) == checked
+    assert not _has_collapsed(build_baseline(9), striped(), loss)
 
 
 def test_the_chance_loss_is_lower_for_unequal_classes():
     sample_images = LabelledImages(striped(20).images, np.array([0] * 19 + [1]))
-    assert has_collapsed(dead(), sample_images, 0.2) and not has_collapsed(dead(), sample_images, 0.1)
+    assert _has_collapsed(dead(), sample_images, 0.2) and not _has_collapsed(dead(), sample_images, 0.1)
 
 
 def test_a_reinitialised_head_depends_on_its_seed():
@@ -230,10 +231,10 @@ def interrupted(tmp_path, monkeypatch):
 
     def breaks(*args):
         monkeypatch.undo()
-        save_checkpoint(*args)
+        _save_checkpoint(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("covidxr.training.callbacks.save_checkpoint", breaks)
+    monkeypatch.setattr("covidxr.training.callbacks._save_checkpoint", breaks)
     with pytest.raises(KeyboardInterrupt):
         short_training(tmp_path)
 
@@ -262,6 +263,9 @@ def test_other_images_weights_or_sources_are_another_training():
     assert fingerprint(frozen)["initial_weights"] != first["initial_weights"]
     places = list("ab" * 12)
     assert fingerprint(balance=True, sources=places)["images"] != fingerprint(balance=True)["images"]
+    assert fingerprint(precision="mixed_float16")["precision"] != fingerprint(precision="float32")["precision"]
+    assert fingerprint(precision="auto") == fingerprint(precision=choose_precision("auto")) == first
+    assert fingerprint(weights=Path("own.npz"))["weights"] == "own.npz"  # JSON has no paths
     assert fingerprint() == fingerprint(sources=places) == fingerprint(devices="all") == first
 
 

@@ -13,7 +13,8 @@ from keras import layers
 from packaging.version import Version
 from PIL import Image
 
-from covidxr.gradcam.cam import STYLES, GradCAM, enlarging_matrix
+from covidxr.gradcam.cam import STYLES, GradCAM, Paper, candidate_layers, default_layer, enlarging_matrix
+from covidxr.model.networks import build_baseline, build_truncated_vgg16, build_vgg16
 from covidxr.utils import CovidxrError
 
 LAYERS = ("conv_a", "block5_conv3", "block5_pool")
@@ -138,6 +139,97 @@ def test_enlarging_matrices_do_what_pillow_does(size, resample):
     np.testing.assert_allclose(found, Image.fromarray(heat).resize((130, 100), resample), atol=1e-5)
 
 
+ACTIVATION = np.array([[[[2, 1], [0, 1]], [[1, 0], [1, 2]]]], np.float32)  # two channels of 2×2 cells
+GRADIENT = np.array([[[[1, -1], [0, 2]], [[-1, 1], [4, -1]]]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        # Means of the gradients: 1 and 1/4.
+        ("paper", [[2 + 1 / 4, 0 + 1 / 4], [1 + 0, 1 + 2 / 4]]),
+        # The same, divided by the largest gradient, 4.
+        ("keras-vis", [[9 / 16, 1 / 16], [4 / 16, 6 / 16]]),
+        # ΣA is 4 in both channels, so α is 1/(2 + 4G): 1/6 where G is 1, 1/10 where it is 2, 1/18 where it is 4.
+        # Weights: 1/6 + 4/18 = 7/18 and 2/10 + 1/6 = 11/30.
+        ("grad-cam++", [[14 / 18 + 11 / 30, 11 / 30], [7 / 18, 7 / 18 + 22 / 30]]),
+        # Gradient times activation, cell by cell; below zero only after the sum over the channels.
+        ("hirescam", [[2 - 1, 0 + 2], [-1 + 0, 4 - 2]]),
+        # Negative gradients are dropped before it.
+        ("layercam", [[2, 2], [0, 4]]),
+    ],
+)
+def test_methods_weight_activations_as_published(style, expected):
+    found = STYLES[style].weighted_sum(tf.constant(ACTIVATION), tf.constant(GRADIENT))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
+def test_tiny_gradients_are_not_lost(model, images):
+    faint = keras.models.clone_model(model)
+    faint.set_weights(model.get_weights())
+    faint.layers[-1].set_weights([1e-18 * array for array in model.layers[-1].get_weights()])
+    for style in ("grad-cam++", "layercam", "paper"):
+        assert GradCAM(faint, "conv_a", style).explain(images[:2], 0).maps.max() > 0.9
+
+
+def test_several_layers_and_styles_come_from_one_pass(model, images):
+    together = GradCAM(model, LAYERS, list(STYLES))
+    each = together.explain_each(images, 1)
+    assert list(each) == [(layer, style) for layer in LAYERS for style in STYLES]
+    for (layer, style), found in each.items():
+        for one, other in zip(found, GradCAM(model, layer, style).explain(images, 1), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    assert together._run.experimental_get_tracing_count() == 1
+    assert together.explain_each(images[:0])["conv_a", "paper"].maps.shape == (0, 20, 28)
+
+
+def test_maps_of_several_layers_are_averaged(model, data):
+    layers = ["conv_a", "block5_pool"]
+    average = GradCAM(model, layers, "paper").explain(data["X"], 0)
+    one, other = (GradCAM(model, layer, "paper").explain(data["X"], 0) for layer in layers)
+    expected = one.maps + other.maps
+    highest = expected.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(
+        average.maps, np.divide(expected, highest, where=highest > 0, out=0 * expected), atol=1e-5
+    )
+    np.testing.assert_array_equal(average.empty, one.empty & other.empty)
+    with pytest.warns(UserWarning, match="sign-flipped maps: 5 of 5"):
+        GradCAM(model, layers)(data["X"], 2)
+
+
+def test_a_style_of_ones_own_is_one_function(model, images, monkeypatch):
+    class Unweighted(Paper):
+        @classmethod
+        def weights(cls, activation, gradient):
+            return tf.ones_like(gradient)
+
+    monkeypatch.setitem(STYLES, "unweighted", Unweighted)
+    heat = model.get_layer("conv_a")(images[:2]).numpy().sum(-1)
+    found = GradCAM(model, "conv_a", "unweighted").explain(images[:2], 0).maps
+    np.testing.assert_allclose(found, heat / heat.max((1, 2), keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "candidates"),
+    [
+        (lambda: build_vgg16(64), "block4_conv3", ["block5_conv3", "block4_conv3", "block3_conv3"]),
+        (lambda: build_vgg16(128), "block5_conv3", ["block5_conv3", "block4_conv3", "block3_conv3"]),
+        (lambda: build_vgg16(32), "block3_conv3", ["block5_conv3", "block4_conv3", "block3_conv3"]),
+        (lambda: build_truncated_vgg16(64), "block3_conv3", ["block3_conv3", "block2_conv2", "block1_conv2"]),
+    ],
+)
+def test_the_default_is_the_last_convolution_with_enough_cells(build, layer, candidates):
+    network = build()
+    assert default_layer(network) == layer and candidate_layers(network) == candidates
+    assert GradCAM(network).layers == [layer]
+
+
+def test_without_a_fine_map_the_default_is_the_last_convolution():
+    assert default_layer(sequential(layers.Flatten(), layers.Dense(2), shape=(6, 6, 3))) == "c"
+    with pytest.raises(CovidxrError, match="'baseline' has no convolution.*average_pool"):
+        GradCAM(build_baseline(9))
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_heat_lies_on_what_the_class_was_made_to_depend_on(style):
     colours = keras.Sequential(
@@ -251,10 +343,18 @@ def test_the_same_network_built_otherwise_has_the_same_maps(variant, model, pool
     for layer in ("block5_conv3", "block5_pool"):
         expected = GradCAM(model, layer).explain(images, 1).maps
         np.testing.assert_allclose(GradCAM(other, layer).explain(images, 1).maps, expected, atol=1e-6)
+    each = GradCAM(other, ["block5_conv3", "block5_pool"]).explain_each(images, 1)
+    np.testing.assert_allclose(each["block5_pool", "keras-vis"].maps, expected, atol=1e-6)
+    assert default_layer(other) == "block5_conv3"
 
 
 def sequential(*others, shape=SHAPE):
     return keras.Sequential([keras.Input(shape), layers.Conv2D(2, 3, name="c"), *others], name="m")
+
+
+def test_layers_at_different_depths_of_nesting_are_refused():
+    with pytest.raises(CovidxrError, match="block5_pool, average do not all lie in one of the models"):
+        GradCAM(nested(SHAPE), ["block5_pool", "average"])
 
 
 class Subclassed(keras.Model):
@@ -287,7 +387,10 @@ def test_models_that_cannot_be_explained_are_refused_with_the_reason(make, messa
         ),
         ({"layer": "dense_1"}, r"puts out \(None, 8\), which has no height and width.*conv_a"),
         ({"layer": "average"}, "single cell.*constant map.*block5_conv3"),
-        ({"style": "gradcam++"}, "'gradcam\\+\\+'; available: keras-vis, paper"),
+        ({"style": "gradcam++"}, "'gradcam\\+\\+'; available: keras-vis, paper, grad-cam\\+\\+, hirescam, layercam"),
+        ({"layer": ["conv_a", "conv"]}, "'conv' not found"),
+        ({"layer": ["conv_a", "conv_a"]}, "layer is .*several different ones"),
+        ({"style": []}, "style is .*give one name"),
     ],
 )
 def test_unsuitable_layers_and_styles_are_refused(model, arguments, message):

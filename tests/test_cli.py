@@ -10,19 +10,20 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from local_server import Server, image_bytes
 
-from covidxr.data.sources import SOURCES, downloadable_sources
-from covidxr.run.cli import FETCHABLE, main, needed_sources
+from covidxr.data.sources import SOURCES
+from covidxr.run.cli import _FETCHABLE, _needed_sources, main
 from covidxr.utils import CovidxrError
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_fetchable_sources_are_those_with_an_origin():
-    assert set(FETCHABLE) == set(downloadable_sources())
+    assert set(_FETCHABLE) == {name for name, source in SOURCES.items() if source.origin}
 
 
 @pytest.mark.parametrize(
@@ -35,20 +36,26 @@ def test_fetchable_sources_are_those_with_an_origin():
     ],
 )
 def test_a_profile_needs_its_sources_once(names, sources):
-    assert sorted(needed_sources(names)) == sorted(sources)
+    assert sorted(_needed_sources(names)) == sorted(sources)
 
 
 def test_phantoms_and_own_files_are_not_downloaded(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text("01_dataset_assembly:\n  sources: [phantom, figure1, mine.csv]\n07_external_validation:\n")
-    assert needed_sources([str(profile)]) == ["figure1"]
+    assert _needed_sources([str(profile)]) == ["figure1"]
+
+
+def test_a_source_that_is_restricted_to_classes_is_downloaded(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("01_dataset_assembly:\n  sources: [phantom-city: [COVID-19], figure1: [COVID-19]]\n")
+    assert _needed_sources([str(profile)]) == ["figure1"]
 
 
 def test_unknown_name_lists_the_known_ones(capsys):
     assert main(["data", "artcle"]) == 2
     assert "unknown source or profile 'artcle'; available: covid-chestxray, " in capsys.readouterr().err
     with pytest.raises(CovidxrError, match="article"):
-        needed_sources(["artcle"])
+        _needed_sources(["artcle"])
 
 
 def test_one_archive_is_for_one_source(capsys):
@@ -73,7 +80,7 @@ def test_archive_is_unpacked_and_counted(tmp_path, capsys):
 
 def test_failing_source_does_not_stop_the_next(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("covidxr.data.download.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     command = ["data", "figure1", "covid-chestxray", "--data-dir", str(tmp_path), "--mirror", "http://127.0.0.1:9"]
     assert main(command) == 1
     complaints = capsys.readouterr().err
@@ -103,11 +110,11 @@ def test_sigterm_leaves_no_partial_files(tmp_path):
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
         )
         deadline = time.monotonic() + 60
-        while not list(tmp_path.rglob(".covidxr-*")) and time.monotonic() < deadline:
+        while not list(tmp_path.rglob(".partial/*")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert list(tmp_path.rglob(".covidxr-*"))
+        assert list(tmp_path.rglob(".partial/*"))
         fetching.send_signal(signal.SIGTERM)
-        complaint = fetching.communicate(timeout=10)[1]  # sooner than the server's stall would be noticed
+        complaint = fetching.communicate(timeout=60)[1]
         server.released.set()
         server.shutdown()
     assert fetching.returncode == 130 and "The same command resumes" in complaint

@@ -6,14 +6,25 @@ import nbformat
 import pytest
 
 from covidxr import fingerprint
-from covidxr.fingerprint import PRESENTATION, ROOT, _module, _parsed, closure, code_of, modules_of
+from covidxr.data.manifest import is_phantom
+from covidxr.fingerprint import (
+    PRESENTATION,
+    ROOT,
+    _module,
+    _parsed,
+    _sources,
+    code_of,
+    comparable,
+    inputs_of,
+    modules_of,
+)
 from covidxr.run.plan import read_notebooks
 
 MODULES = {
     "__init__": "",
     "model": '"""A network."""\nfrom covidxr.parts.layers import depth\n\ndef build(n):\n    """Build it."""\n    return depth + n\n',
     "parts/__init__": "first = 1\n",
-    "parts/layers": "from pathlib import Path\n\ndepth = 3\nTABLE = Path('known.csv')\n",
+    "parts/layers": "from pathlib import Path\n\ndepth = 3\nTABLE = Path('known.csv')\nWEIGHTS = Path('known.npz')\n",
     "parts/other": "unused = 1\n",
     "late": "def call():\n    from . import lazy\n    return lazy.value\n",
     "lazy": "value = 1\n",
@@ -45,6 +56,7 @@ def package(tmp_path, monkeypatch):
     for name, text in MODULES.items():
         write(name, text)
     write("parts/known.csv", "a,b\n")
+    write("parts/known.npz", "weights")
     yield write
     _module.cache_clear()
 
@@ -52,7 +64,7 @@ def package(tmp_path, monkeypatch):
 def test_all_that_is_imported_counts_wherever_the_import_stands(package):
     names = ["covidxr.plots", "covidxr.starts", "covidxr.model.networks.build", "covidxr.late.call"]
     wanted = ["late", "lazy", "model", "parts", "parts.layers", "starts", "worker"]
-    assert closure(names) == [f"covidxr.{name}" for name in wanted]
+    assert sorted(_sources(names)) == [f"covidxr.{name}" for name in wanted]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +74,7 @@ def test_all_that_is_imported_counts_wherever_the_import_stands(package):
         ("parts/__init__", "first = 2\n"),
         ("parts/layers", MODULES["parts/layers"].replace("3", "4")),
         ("parts/known.csv", "a,c\n"),
+        ("parts/known.npz", "other weights"),
         ("lazy", "value = 2\n"),
         ("worker", "value = 2\n"),
     ],
@@ -104,7 +117,7 @@ def test_a_module_that_moves_into_a_package_of_plots_still_only_presents(package
 
 
 def test_a_name_that_the_package_hands_out_leads_to_its_module():
-    assert "covidxr.gradcam.cam" in closure(["covidxr.GradCAM"])
+    assert "covidxr.gradcam.cam" in _sources(["covidxr.GradCAM"])
     assert modules_of("covidxr.GradCAM") == modules_of("covidxr.gradcam.cam")
 
 
@@ -116,12 +129,34 @@ def test_modules_that_only_present_exist():
 def test_each_notebook_counts_what_it_computes_with_and_nothing_that_draws():
     for step in read_notebooks():
         imported = set().union(*(_parsed(cell, "")[1] for cell in step.cells))
-        found = closure(imported)
+        found = _sources(imported)
         assert "covidxr.data.dataset" in found and not any(PRESENTATION & set(name.split(".")) for name in found)
         assert len(step.cells) == sum(cell.cell_type == "code" for cell in nbformat.read(step.path, 4).cells) - 1
 
 
 def test_lists_of_sources_are_known_as_such():
     declared = [pair for step in read_notebooks() for pair in step.declared.items()]
-    lists = {name for name, value in declared if isinstance(value, list) and "phantom" in value}
+    lists = {name for name, value in declared if isinstance(value, list) and any(map(is_phantom, value))}
     assert {"sources", "external"} <= lists <= set(fingerprint.SOURCE_LISTS)
+
+
+def test_sources_that_are_restricted_to_classes_count_by_source_and_classes(tmp_path):
+    own = str(tmp_path / "ours.csv")
+    sources = ["figure1", {"phantom-city": ["COVID-19"]}, {own: ["Normal"]}]
+    assert comparable({"sources": sources}) == {
+        "sources": ["figure1", {"phantom-city": ["COVID-19"]}, {"a path": ["Normal"]}]
+    }
+    assert set(inputs_of({"sources": sources}, {})) == {"sources: figure1", "sources: ours.csv"}
+
+
+@pytest.mark.parametrize(
+    ("source", "drawn"),
+    [
+        ("phantom", True), ("phantom-north", True), ("phantom, seed 1", True), ("phantom-north, held out", True),
+        ("phantoms", False), ("figure1", False), ("phantom-mine/table.csv", False), ("phantom-mine.csv", False),
+    ],
+)  # fmt: skip
+def test_drawn_sources_are_known_by_name_and_count_by_it(source, drawn):
+    assert is_phantom(source) == drawn
+    shown = source if drawn or source == "figure1" else "a path"
+    assert comparable({"sources": [source, "figure1"]}) == {"sources": [shown, "figure1"]}

@@ -33,9 +33,13 @@ def test_a_row_a_measure_a_column_a_run(two):
     _, table = compare_runs(two)
     assert re.split(r"\s{2,}", table.splitlines()[0].strip()) == ["a", "b & c"]
     assert row(table, "accuracy") == ["0.95 (95 % CI 0.91–0.98), chance 0.53", "0.50, chance 0.53"]
-    assert row(table, "specificity, darkcovidnet") == ["0.01 (95 % CI 0.00–0.03)", "–"]
+    assert row(table, "Specificity, darkcovidnet") == ["0.01 (95 % CI 0.00–0.03)", "–"]
+    assert row(table, "Specificity, darkcovidnet, another selection") == ["0.40 (95 % CI 0.33–0.46)"] * 2
+    assert row(table, "Specificity, darkcovidnet, change") == ["+0.40 (95 % CI +0.31 to +0.45)"] * 2
+    assert row(table, "side marker, found by the audit") == ["yes", "yes"]
+    assert row(table, "side marker, predictions that change") == ["0.31 (95 % CI 0.20–0.44)"] * 2
     assert row(table, "class from the outer frame") == ["0.89 (95 % CI 0.84–0.93), chance 0.33"] * 2
-    assert row(table, "the same, untrained network") == ["0.36 (95 % CI 0.35–0.38), chance 0.37"] * 2
+    assert row(table, "The same, untrained network") == ["0.36 (95 % CI 0.35–0.38), chance 0.37"] * 2
 
 
 def test_of_the_parameters_only_those_that_differ(two):
@@ -114,6 +118,8 @@ def test_synthetic_images_and_unfinished_runs_say_so(two):
     )
     page, table = compare_runs(two)
     assert row(table, "images") == ["synthetic images", "radiographs"]
-    assert row(table, "sensitivity, phantom (synthetic images)")[0] == "0.97 (95 % CI 0.85–0.99)"
+    assert row(table, "Sensitivity, phantom (synthetic images)")[0] == "0.97 (95 % CI 0.85–0.99)"
     assert row(table, "state") == ["–", "not finished: 04_look failed"]
+    html = page.read_text(encoding="utf-8")
+    assert "a: All images of this run are synthetic: drawn by a program" in html and "c: All images" not in html
     assert "hospital" not in page.read_text(encoding="utf-8")

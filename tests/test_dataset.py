@@ -88,7 +88,11 @@ def test_a_class_that_is_too_small_is_a_sentence(ours):
 @pytest.mark.parametrize(
     ("sources", "options", "error"),
     [
-        (["kagle"], {}, "unknown source 'kagle'; available: phantom, covid-chestxray, .*or the path of a CSV file"),
+        (
+            ["kagle"],
+            {},
+            "unknown source 'kagle'; available: phantom, phantom-.*, covid-chestxray, .*or the path of a CSV file",
+        ),
         ([], {}, "no source is given; available: phantom"),
         ([None], {}, "unknown source None; available: phantom"),
         ([["phantom"]], {}, r"unknown source \['phantom'\]; available: phantom"),
@@ -159,6 +163,7 @@ def test_a_path_without_a_file_is_called_so(source):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"sources": {"phantom": ["Normal"]}}, r"sources is {.*}; give a list of sources, such as \[{'phantom': "),
         ({"sources": "phantom"}, r"sources is 'phantom'; give a list of sources, such as \['phantom'\]"),
         ({"classes": []}, "classes is empty; name at least one"),
         ({"classes": None}, "classes is None; give a list of names"),
@@ -180,6 +185,33 @@ def test_an_impossible_parameter_is_a_sentence_before_anything_is_read(options, 
     monkeypatch.setattr(dataset, "load_sources", lambda *_: pytest.fail("a source was read"))
     with pytest.raises(CovidxrError, match=error):
         build_dataset(**{"work_dir": tmp_path, **options})
+
+
+def test_sources_may_be_restricted_to_classes_named_as_after_renaming(ours, tmp_path, image):
+    image(tmp_path / "other" / "Normal" / "0.png")
+    image(tmp_path / "other" / "No finding" / "1.png")
+    image(tmp_path / "other" / "Virus" / "2.png")
+    renamed = {"No finding": "Normal", "Virus": "COVID-19"}
+    both = build_dataset(
+        [ours, {tmp_path / "other": ["Normal"]}], classes=["Normal", "COVID-19"], label_map=renamed, image_size=8,
+        per_class=None, equal_classes=False,
+    ).manifest  # fmt: skip
+    assert both[both.source == "other"].label.tolist() == ["Normal", "Normal"]
+    assert set(both[both.source != "other"].label) == {"Normal", "COVID-19"}
+
+
+def test_phantom_hospitals_are_sources_of_their_own(tmp_path):
+    sources = ["phantom-childrens", {"phantom-city": ["COVID-19"]}]
+    manifest = build_dataset(sources, per_class=3, image_size=32, work_dir=tmp_path).manifest
+    assert manifest.groupby("label").source.unique().map(list).to_dict() == {
+        "Bacteria": ["phantom-childrens"],
+        "COVID-19": ["phantom-city"],
+        "Normal": ["phantom-childrens"],
+    }
+    with pytest.raises(CovidxrError, match="unknown class 'Flu'; available: Bacteria, COVID-19, Normal"):
+        build_dataset(["phantom"], classes=["Normal", "Flu"], per_class=1, work_dir=tmp_path)
+    with pytest.raises(CovidxrError, match="source 'phantom-city' is named twice"):
+        build_dataset([{"phantom-city": ["Normal"]}, "phantom-city"], work_dir=tmp_path)
 
 
 def test_labels_are_renamed_before_the_draw(ours):
@@ -316,7 +348,7 @@ def test_a_split_has_its_rows_and_the_classes_of_the_whole(made):
         whole.split("tset")
 
 
-def test_lung_masks_are_those_of_the_manifest_or_of_boxes(tmp_path):
+def test_lung_masks_are_drawn_ones_before_boxes(tmp_path):
     made = build_dataset(per_class=1, image_size=32, work_dir=tmp_path)
     lungs = made.lung_masks()
     assert lungs.dtype == bool and lungs.shape == made.images.shape and (lungs.mean((1, 2)) > 0.05).all()
@@ -325,8 +357,11 @@ def test_lung_masks_are_those_of_the_manifest_or_of_boxes(tmp_path):
         "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 2]}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    boxed = made._replace(manifest=made.manifest.assign(source="covid-chestxray")).lung_masks(tmp_path / "boxes.json")
-    assert boxed.mean((1, 2)).tolist() == [0.5, 0, 0]
+    other = made.manifest.assign(source="covid-chestxray")
+    np.testing.assert_array_equal(made._replace(manifest=other).lung_masks(tmp_path / "boxes.json"), lungs)
+    other.loc[0, "lung_mask"] = ""
+    boxed = made._replace(manifest=other).lung_masks(tmp_path / "boxes.json")
+    assert boxed[0].mean() == 0.5 and (boxed[1:] == lungs[1:]).all()
 
 
 def test_a_moved_run_folder_still_finds_what_lies_in_it(ours, tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ from covidxr.data.dataset import build_dataset
 from covidxr.data.duplicates import (
     BITS,
     THRESHOLD,
+    _hash_distances,
+    _image_hashes,
     duplicates_of,
     find_duplicates,
-    hash_distances,
-    image_hashes,
     mark_duplicates,
 )
 from covidxr.data.images import read_images
@@ -87,7 +87,7 @@ def test_distances_count_bits_and_see_through_inversion():
     hashes = rng.integers(0, 2**63, (50, BITS // 64), np.uint64)
     bits = np.unpackbits(hashes.view(np.uint8), axis=1)
     apart = (bits[0] != bits).sum(axis=1)
-    np.testing.assert_array_equal(hash_distances(hashes[0], hashes), np.minimum(apart, BITS - apart))
+    np.testing.assert_array_equal(_hash_distances(hashes[0], hashes), np.minimum(apart, BITS - apart))
 
 
 def test_chains_of_duplicates_are_one_group_named_after_its_first():
@@ -105,7 +105,7 @@ def test_chains_of_duplicates_are_one_group_named_after_its_first():
 def test_twenty_thousand_images_take_seconds(monkeypatch):
     hashes = np.random.default_rng(0).integers(0, 2**63, (20_000, BITS // 64), np.uint64)
     hashes[15_000] = hashes[3]
-    monkeypatch.setattr("covidxr.data.duplicates.image_hashes", lambda pixels: hashes)
+    monkeypatch.setattr("covidxr.data.duplicates._image_hashes", lambda pixels: hashes)
     start = time.process_time()
     pairs = find_duplicates(np.zeros((20_000, 1, 1), np.uint8))
     assert pairs[["first", "second"]].values.tolist() == [[3, 15_000]] and time.process_time() - start < 30
@@ -113,7 +113,7 @@ def test_twenty_thousand_images_take_seconds(monkeypatch):
 
 def test_hashes_do_not_depend_on_the_company(people):
     pixels = np.stack([scaled(image) for image in people[:5]])
-    np.testing.assert_array_equal(image_hashes(pixels)[2], image_hashes(pixels[2:3])[0])
+    np.testing.assert_array_equal(_image_hashes(pixels)[2], _image_hashes(pixels[2:3])[0])
 
 
 # groups of images: patient number and name of the duplicate group ("" for none)

@@ -1,4 +1,4 @@
-"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is told."""
+"""Small notebooks executed in real kernels: order, parameters, HTML, the record, and how a failure is reported."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 from small_notebooks import make_notebooks, write_notebook
 
 from covidxr.run.execute import execute
+from covidxr.run.lock import locked
 from covidxr.run.runner import run_profile
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,7 @@ def test_record_of_the_run(finished):
 
 def test_peak_memory_is_that_of_the_kernel(finished):
     make, use = finished.record["notebooks"].values()
-    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for half a second
+    assert use["peak_memory_mb"] - make["peak_memory_mb"] > 120  # the second notebook holds 143 MB for a second
 
 
 def test_unchanged_run_starts_nothing_heavy(finished):
@@ -122,6 +123,36 @@ def test_channels_are_sockets_of_a_folder_that_ends_with_the_kernel(tmp_path, mo
     sockets.rmdir()  # which is empty again
 
 
+def test_optional_sections_without_output_are_left_out(tmp_path):
+    cells = []
+    for section, code in {"spoken": "print('found')", "silent": "found = []", "": "x = 1"}.items():
+        cells += [nbformat.v4.new_markdown_cell(f"## About {section or 'all'}"), nbformat.v4.new_code_cell(code)]
+        for cell in cells[-2:] if section else ():
+            cell.metadata.tags = [f"optional:{section}"]
+    notebook = tmp_path / "01_sections.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    assert execute(notebook, tmp_path / "out" / "01_sections.ipynb", {}).error is None
+    sources = [cell.source for cell in nbformat.read(tmp_path / "out" / "01_sections.ipynb", as_version=4).cells]
+    assert [source for source in sources if source.startswith("##")] == ["## About spoken", "## About all"]
+    assert "x = 1" in sources
+    assert "found = []" not in sources
+
+
+def test_what_the_notebook_is_doing_is_reported(tmp_path):
+    work = """from tqdm.auto import tqdm
+import time
+print("first line\\nsecond line")
+time.sleep(0.7)
+for _ in tqdm(range(2), unit="epoch"): time.sleep(0.7)"""
+    write_notebook(tmp_path / "a.ipynb", "n = 3", work)
+    ticks = []
+    done = execute(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {}, lambda *tick: ticks.append(tick))
+    seconds, doing = zip(*ticks, strict=True)
+    assert done.error is None and list(seconds) == sorted(seconds) and seconds[-1] <= done.seconds + 0.3
+    assert {"A title", "A title: second line"} < set(doing)
+    assert any(re.fullmatch(r"A title: 1/2 \[00:00<00:00, .*epoch.*\]", text) for text in doing)
+
+
 def test_html_shows_no_progress_bar_at_zero(tmp_path):
     write_notebook(
         tmp_path / "a.ipynb", "n = 3", "from tqdm.auto import tqdm\nfor _ in tqdm(range(n)): pass\nprint('done')"
@@ -147,7 +178,7 @@ with atomic_path(pathlib.Path(run_dir, "half.npz")) as temporary:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a run whose second notebook never ends and cannot be asked to; wait until it is there."""
+    """Start a run whose second notebook never ends and cannot be interrupted; wait until it is there."""
     notebooks = make_notebooks(tmp_path / "notebooks")
     write_notebook(notebooks / "02_use.ipynb", "run_dir = '.'", BUSY, reads=["made.txt"])
     script = f"""import functools, pathlib, sys
@@ -196,7 +227,8 @@ def test_sigterm_ends_a_run_like_ctrl_c(start, tmp_path):
     assert "Interrupted. The same command resumes" in (tmp_path / "said").read_text(encoding="utf-8")
     assert children and not any(map(is_alive, children))
     assert statuses(tmp_path / "run") == ["done", "interrupted"]
-    assert not (tmp_path / "run" / "run.lock").exists() and not list((tmp_path / "tmp").iterdir())
+    with locked(tmp_path / "run"):
+        assert not list((tmp_path / "tmp").iterdir())
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == []
 
 

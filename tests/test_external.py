@@ -19,16 +19,18 @@ from test_notebooks import ROOT
 from covidxr.audit.generalization import METHODS
 from covidxr.audit.probes import PROBES
 from covidxr.data.dataset import CLASSES, Dataset, build_dataset, save_dataset, save_embeddings
-from covidxr.data.manifest import manifest_rows
+from covidxr.data.manifest import manifest_rows, patient_keys
 from covidxr.data.phantom import load_phantoms
 from covidxr.data.sources import load_source
 from covidxr.data.splits import split_manifest
 from covidxr.evaluation.calibration import choose_threshold
 from covidxr.evaluation.external import (
+    INTERNAL,
     ExternalSet,
     OperatingPoint,
     choose_operating_point,
     evaluate_external,
+    evaluate_sets,
     external_estimates,
     external_overview,
     external_sentences,
@@ -92,6 +94,17 @@ def test_what_a_pixel_says_is_what_the_metrics_say():
     )
     batch = np.concatenate(model.batches)
     assert batch.shape == (10, 9, 9, 3) and batch.dtype == np.float32 and batch.min() == 0 and batch.max() == 1
+
+
+def test_the_internal_test_split_is_evaluated_as_the_external_sets_are_and_comes_first():
+    _, rows, images, _ = north = external_set(MIXED)
+    half = np.arange(10) < 5
+    run = Dataset(rows.assign(split=np.where(half, "test", "train"), label=np.resize(CLASSES, 10)), images)
+    results, tables = evaluate_sets(CornerReader(), run, [north])
+    assert list(results) == list(tables) == [INTERNAL, "north"]
+    expected, predictions = evaluate_external(CornerReader(), north, CLASSES)
+    assert results["north"] == expected and tables["north"].equals(predictions)
+    assert results[INTERNAL]["n"] == 5 and tables[INTERNAL].image_id.tolist() == rows.image_id[half].tolist()
 
 
 def test_copies_of_a_patient_s_images_are_no_further_evidence():
@@ -581,7 +594,7 @@ def test_a_run_on_classes_of_its_own_ends_with_the_positive_class_that_is_named(
     said, metrics = capsys.readouterr().out, read_json(f"{given['run_dir']}/metrics.json")
     assert "COVID" not in said
     assert "COVID" not in json.dumps(metrics) and metrics["positive"] == "TB"
-    assert len(metrics["left_out"]) == 3 and len(metrics["mitigation_ablation"]) == 4
+    assert len(metrics["held_out_sources"]) == 3 and len(metrics["mitigation_ablation"]) == 4
     assert metrics["operating_point"]["threshold"] > 0
     assert "confidence about TB in north a (external)" in metrics["audit"]
     assert set(metrics["jointly_held_out"]) == {f"TB vs. Healthy, {method}" for method in METHODS}
@@ -614,7 +627,7 @@ def test_a_run_without_a_positive_class_ends_and_says_what_it_left_out(run, caps
     run_notebook("07", **given, external=sets)
     said, metrics = capsys.readouterr().out, read_json(f"{given['run_dir']}/metrics.json")
     assert metrics["positive"] is None
-    assert metrics["left_out"] == metrics["mitigation_ablation"] == metrics["operating_point"] == {}
+    assert metrics["held_out_sources"] == metrics["mitigation_ablation"] == metrics["operating_point"] == {}
     assert metrics["audit"] and metrics["external"]["north"]["sensitivity"] is None
     assert (
         0 <= metrics["external"]["north"]["accuracy"]["value"] <= 1 and metrics["external"]["south"]["accuracy"] is None
@@ -642,5 +655,16 @@ def test_a_positive_class_that_is_none_of_the_run_s_is_a_sentence_before_anythin
 @pytest.mark.parametrize(("name", "parameter"), [("06", "external_sets"), ("07", "external")])
 def test_phantoms_that_cannot_be_drawn_of_the_run_s_classes_are_a_sentence(name, parameter, run):
     given, _ = run
-    with pytest.raises(CovidxrError, match="no phantoms of the run's class 'Healthy'"):
+    with pytest.raises(CovidxrError, match="source 'phantom' has no phantoms of Healthy or TB, only of Normal"):
         run_notebook(name, **given, positive="TB", **{parameter: ["phantom"]})
+
+
+def test_an_external_phantom_hospital_shares_no_patient_with_the_run(tmp_path):
+    run = build_dataset(["phantom-city"], per_class=2, image_size=32, work_dir=tmp_path)
+    sets = load_external(["phantom-city", {"phantom-county": ["COVID-19"]}], run, work_dir=tmp_path)
+    assert [one.name for one in sets] == ["phantom-city", "phantom-county"]
+    assert [set(one.manifest.source) for one in sets] == [{"phantom-city"}, {"phantom-county"}]
+    assert set(sets[1].manifest.label) == {"COVID-19"} and len(sets[0].images) == 120
+    assert not set(patient_keys(sets[0].manifest)) & set(run.patients) and sets[0].excluded["known to the run"] == 0
+    with pytest.raises(CovidxrError, match="external set 'phantom-city' is named twice"):
+        load_external(["phantom-city", {"phantom-city": ["Normal"]}], run, work_dir=tmp_path)

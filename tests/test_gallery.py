@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from xml.etree import ElementTree
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +38,20 @@ def test_an_older_gallery_is_replaced(tmp_path):
     save_gallery(tmp_path, predictions(3), images, images / 255)
     save_gallery(tmp_path, predictions(2), images[:2], images[:2] / 255)
     assert sorted(path.name for path in (tmp_path / "gallery").iterdir()) == ["0000.jpg", "0001.jpg", "images.csv"]
+
+
+def test_outlines_are_drawn_over_image_and_heat_where_there_are_any(tmp_path):
+    images, lungs = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
+    lungs[0, 4:12, :8] = True  # up to the left edge
+    outlines = {"lungs": lungs, "lesion": np.zeros_like(lungs)}
+    table = pd.read_csv(save_gallery(tmp_path, predictions(2), images, images / 255, outlines), keep_default_na=False)
+    assert table.outlines.tolist() == ["gallery/0000.svg", ""]
+    drawing = ElementTree.parse(tmp_path / "gallery/0000.svg").getroot()
+    assert (
+        drawing.get("viewBox") == "0 0 32 16" and len(drawing) == 2 and drawing[1].get("transform") == "translate(16)"
+    )
+    corners = np.array(re.findall(r"([\d.-]+) ([\d.-]+)", drawing[0].get("d")), float)
+    assert corners.min(0).tolist() == [0, 4] and corners.max(0).tolist() == [8, 12]
 
 
 def test_counts_that_do_not_fit_are_named(tmp_path):

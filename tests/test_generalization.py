@@ -22,14 +22,14 @@ from covidxr.audit.generalization import (
     folds_within_source,
     held_out_metrics,
     held_out_predictions,
-    held_out_sentences,
+    hold_out_jointly,
     joint_groups,
+    leave_one_site_out,
     leave_one_source_out,
     mitigation_sentences,
     mitigation_variants,
     sites_with_both_classes,
     split_by_comparison,
-    table_records,
 )
 from covidxr.audit.probes import AuditData, grouped_predictions, memorisation
 from covidxr.data.manifest import manifest_rows
@@ -58,7 +58,7 @@ CONFOUNDED = [("COVID-19", "a", 80), ("Normal", "b", 80), ("COVID-19", "c", 30),
 
 def test_a_held_out_source_exposes_the_shortcut_and_spares_the_sign():
     rows, features = sample_images(CONFOUNDED)
-    shortcut, sign = (leave_one_source_out(features[:, [column]], rows) for column in (1, 0))
+    shortcut, sign = (leave_one_source_out(features[:, [column]], rows).table for column in (1, 0))
     assert shortcut.loc["d", "specificity"] < 0.1 and shortcut.loc["d", "specificity_high"] < 0.3
     assert sign.loc["d", "specificity"] > 0.9 and sign.loc["c", "sensitivity"] > 0.7
     assert shortcut.loc["c"].n_positive == 30 and np.isnan(shortcut.loc["c", "specificity"])
@@ -102,15 +102,15 @@ def test_copies_in_another_source_do_not_give_an_image_away():
 
 def test_the_auc_is_within_one_source_with_its_interval():
     rows, features = sample_images([*CONFOUNDED, ("Normal", "c", 30)])
-    found = leave_one_source_out(features[:, :1], rows).loc["c"]
+    found = leave_one_source_out(features[:, :1], rows).table.loc["c"]
     assert found.auc > 0.9 and found.auc_low <= found.auc <= found.auc_high <= 1
-    by_chance = leave_one_source_out(random_features(rows), rows, estimator=LogisticProbe()).loc["c"]
+    by_chance = leave_one_source_out(random_features(rows), rows, estimator=LogisticProbe()).table.loc["c"]
     assert by_chance.auc_low < 0.5 < by_chance.auc_high
 
 
 def test_sentences_follow_from_the_numbers():
     rows, features = sample_images(CONFOUNDED)
-    shortcut, sign = (held_out_sentences(leave_one_source_out(features[:, [column]], rows)) for column in (1, 0))
+    shortcut, sign = (leave_one_source_out(features[:, [column]], rows).sentences() for column in (1, 0))
     assert shortcut != sign and len(sign) == 4
     assert any(
         s.startswith("d: specificity 0.0") and s.endswith("; 0 positive and 30 negative images.") for s in shortcut
@@ -120,14 +120,20 @@ def test_sentences_follow_from_the_numbers():
 
 def test_what_cannot_be_held_out_is_named():
     rows, features = sample_images([("COVID-19", "a", 5), ("Normal", "b", 5)])
-    assert held_out_sentences(leave_one_source_out(features, rows))[0].startswith("No source can be held out")
-    assert leave_one_source_out(features, rows, positive=None).empty
+    report = leave_one_source_out(features, rows)
+    assert not report and report.table.empty and report.to_dict() == {}
+    assert report.sentences() == [report.reason] and report.reason.startswith("No source can be held out: fewer than")
+    assert not leave_one_source_out(None, rows) and "no features.npz" in leave_one_site_out(None, rows).reason
+    assert "No sources are named" in hold_out_jointly(features, rows, []).reason
+    assert leave_one_source_out(features, rows, positive=None).table.empty
     with pytest.raises(CovidxrError, match="9 rows of features for 10"):
         leave_one_source_out(features[:9], rows)
     rows, features = sample_images([("COVID-19", "a", 20), ("Normal", "a", 20), ("COVID-19", "b", 20)])
-    found = leave_one_source_out(features, rows)
+    found = leave_one_source_out(features, rows).table
     assert found.index.tolist() == ["b"]
-    assert held_out_sentences(found, names=rows.source)[1].startswith("a cannot be held out: fewer than two patients")
+    assert (
+        leave_one_source_out(features, rows).sentences()[1].startswith("a cannot be held out: fewer than two patients")
+    )
 
 
 CELLS = [("COVID-19", "a", 80), ("Normal", "a", 40), ("Normal", "b", 80), ("COVID-19", "c", 40), ("Normal", "d", 60)]
@@ -271,11 +277,12 @@ def test_changes_are_concluded_on_by_their_intervals():
 
 def test_tables_are_recorded_as_estimates():
     rows, features = collected()
-    records = table_records(held_out_metrics(site_predictions(features, rows)))
+    report = leave_one_site_out(features, rows)
+    records = report.to_dict()
+    assert report and sum("change of AUC" in sentence for sentence in report.sentences()) == 2
     assert set(records[f"c, {LDA}"]) == {"n_positive", "n_negative", "sensitivity", "specificity", "auc"}
     assert set(records[f"c, {LDA}"]["auc"]) == {"value", "low", "high"}
-    assert table_records(leave_one_source_out(features, rows))["b"]["auc"] is None
-    assert table_records(pd.DataFrame()) == {}
+    assert leave_one_source_out(features, rows).to_dict()["b"]["auc"] is None
 
 
 CELLS_VARIANTS = [*CONFOUNDED, ("Normal", "c", 30)]
@@ -358,7 +365,7 @@ def test_however_few_images_there_are_the_result_is_a_table_or_a_sentence(seed):
     tasks = {
         "LDA": lambda: SourceBalancedLDA().fit(features, rows.label, rows.source, patients),
         "ERM": lambda: LogisticProbe().fit(features, rows.label, rows.source, patients),
-        "sources": lambda: held_out_sentences(leave_one_source_out(features, rows)),
+        "sources": lambda: leave_one_source_out(features, rows).sentences(),
         "mitigations": lambda: mitigation_sentences(compare_mitigations(variants, rows)),
         "sites": lambda: change_sentences(auc_changes(site_predictions(features, rows))),
         "jointly": lambda: joint_metrics(features, rows.assign(source=rows.source.replace({"a": "c", "b": "d"}))),

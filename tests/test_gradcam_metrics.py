@@ -10,22 +10,30 @@ import numpy as np
 import pandas as pd
 import pytest
 from keras import layers
+from PIL import Image
 
+from covidxr.data.dataset import Dataset
 from covidxr.data.images import black_out, load_lung_boxes, read_images
 from covidxr.data.sources import load_source
 from covidxr.gradcam.metrics import (
     CurveResult,
     cascading_randomisation,
+    choose_explanation,
+    compare_explanations,
     compare_maps,
-    curve_summary,
+    curve_areas,
     deletion_insertion,
-    lesion_localisation,
-    lung_localisation,
+    explanation_records,
+    hottest_part_gains,
+    localisation,
+    lung_section,
     pointing_hits,
     refit_on_shuffled_labels,
     relevance_mass,
+    summarise,
     table_records,
     top_k_iou,
+    verdict,
 )
 from covidxr.model.networks import embed
 from covidxr.training.head import fit_head
@@ -37,6 +45,18 @@ def halves(n, size=8) -> np.ndarray:
     masks = np.zeros((n, size, size), bool)
     masks[:, :, : size // 2] = True
     return masks
+
+
+def lesions_of(maps, masks, patients):
+    return summarise(localisation(maps, masks), patients)
+
+
+def lungs_of(maps, masks, patients):
+    return lesions_of(maps, masks, patients).loc[["inside"]]
+
+
+def gains_of(result, patients=None):
+    return summarise(curve_areas(result), np.arange(len(result.deletion)) if patients is None else patients)
 
 
 def boxes(tmp_path, annotations, **image) -> Path:
@@ -63,20 +83,18 @@ def test_constant_maps_and_missing_masks_have_no_share():
     maps[[0, 2], :4], masks[2] = 1, False
     share = relevance_mass(maps, masks)
     assert share[0] == 0.5 and np.isnan(share[1:]).all()
-    row = lung_localisation(maps, masks, ["a", "b", "c"]).loc["heat_in_lungs"]
+    row = lungs_of(maps, masks, ["a", "b", "c"]).loc["inside"]
     assert (row.n, row.value, row.chance) == (1, 0.5, 0.5)
-    nothing = lung_localisation(maps[1:], masks[1:], ["b", "c"])
+    nothing = lungs_of(maps[1:], masks[1:], ["b", "c"])
     assert nothing.n.tolist() == [0] and nothing.drop(columns="n").isna().all(axis=None)
 
 
 def test_tables_are_stored_as_estimates_and_null_without_images():
     maps, masks = halves(3).astype(float), halves(3)
-    table = lung_localisation(maps, masks, list("abc"))
+    table = lungs_of(maps, masks, list("abc"))
     expected = {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "n": 3}
-    assert (
-        table_records(table) == {"heat_in_lungs": expected} and type(table_records(table)["heat_in_lungs"]["n"]) is int
-    )
-    assert table_records(lung_localisation(0 * maps, masks, list("abc"))) == {"heat_in_lungs": None}
+    assert table_records(table) == {"inside": expected} and type(table_records(table)["inside"]["n"]) is int
+    assert table_records(lungs_of(0 * maps, masks, list("abc"))) == {"inside": None}
     assert set(table_records(compare_maps(maps, maps))["ssim"]) == {"value", "low", "high", "n"}
 
 
@@ -88,16 +106,16 @@ def test_maps_and_masks_of_different_sizes_are_refused():
 def test_the_interval_holds_the_value_and_even_heat_is_no_better_than_chance():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(30), 2)
-    even = lung_localisation(rng.random((60, 8, 8)), halves(60), patients).iloc[0]
+    even = lungs_of(rng.random((60, 8, 8)), halves(60), patients).iloc[0]
     assert even.low < even.value < even.high and even.low < even.chance == 0.5 < even.high
-    drawn = lung_localisation(rng.random((60, 8, 8)) * (1 + 2 * halves(60)), halves(60), patients).iloc[0]
+    drawn = lungs_of(rng.random((60, 8, 8)) * (1 + 2 * halves(60)), halves(60), patients).iloc[0]
     assert drawn.value == pytest.approx(0.75, abs=0.02) and drawn.low > 0.7 and drawn.n == 60
 
 
 def test_images_of_one_patient_widen_the_interval():
     share = np.random.default_rng(0).random(12)
     heat = np.repeat(np.where(halves(12), share[:, None, None], 1 - share[:, None, None]), 4, axis=0)
-    grouped, alone = (lung_localisation(heat, halves(48), who).iloc[0] for who in (np.repeat(range(12), 4), range(48)))
+    grouped, alone = (lungs_of(heat, halves(48), who).iloc[0] for who in (np.repeat(range(12), 4), range(48)))
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
 
 
@@ -283,8 +301,8 @@ def test_a_plateau_scores_the_share_that_hits(masks):
     maps = np.zeros((4, 12, 12))
     maps[0, 0:4, 3:7] = 1  # half of it lies in the mask
     assert pointing_hits(maps, masks)[0] == 0.5
-    row = lesion_localisation(maps, masks, list("abcd")).loc["hits"]
-    assert row.value == row.low == row.high == 0.5  # an interval although it is neither a hit nor a miss
+    row = lesions_of(maps, masks, list("abcd")).loc["hits"]
+    assert row.low < row.value == 0.5 < row.high  # an interval although it is neither a hit nor a miss
 
 
 def test_overlap_takes_as_many_pixels_as_the_mask_has(masks):
@@ -301,21 +319,24 @@ def test_noise_is_at_chance():
     rng = np.random.default_rng(0)
     masks = np.zeros((600, 20, 20), bool)
     masks[:, 4:12, 5:15] = True
-    found = lesion_localisation(rng.random(masks.shape), masks, np.arange(600))
-    assert found.chance.tolist() == pytest.approx([0.2, 0.2 / 1.8])
+    found = lesions_of(rng.random(masks.shape), masks, np.arange(600))
+    assert found.chance[["hits", "iou"]].tolist() == pytest.approx([0.2, 0.2 / 1.8])
     assert found.low["hits"] < 0.2 < found.high["hits"]
     assert found.value["iou"] == pytest.approx(found.chance["iou"], abs=0.005)
 
 
-def test_chance_grows_with_the_tolerance(masks):
-    maps = peaks((2, 3), (9, 9), None, None)
-    exact, wide = (lesion_localisation(maps, masks, list("abcd"), tolerance).loc["hits"] for tolerance in (0, 2))
-    assert exact.n == 2 and exact.value == 0.5 and exact.chance == pytest.approx(12 / 144)
-    assert wide.chance > 2 * exact.chance and exact.low < 0.5 < exact.high
+def test_chance_grows_with_the_tolerance():
+    masks = np.zeros((2, 64, 64), bool)
+    masks[:, 10:20, 10:20] = True
+    maps = np.zeros((2, 64, 64))
+    maps[0, 10, 10] = maps[1, 21, 15] = 1  # the second, 2 pixels away, is near
+    found = lesions_of(maps, masks, list("ab"))
+    assert found.value[["hits", "near_hits"]].tolist() == [0.5, 1] and found.low["hits"] < 0.5 < found.high["hits"]
+    assert found.chance["hits"] == pytest.approx(100 / 64**2) and found.chance["near_hits"] > 1.5 * found.chance["hits"]
 
 
 def test_nothing_to_count_and_what_does_not_fit(masks):
-    assert (lesion_localisation(peaks(None, None, None, None), masks, list("abcd")).n == 0).all()
+    assert (lesions_of(peaks(None, None, None, None), masks, list("abcd")).n == 0).all()
     assert top_k_iou(np.zeros((0, 3, 3)), np.zeros((0, 3, 3), bool)).shape == (0,)
     with pytest.raises(CovidxrError, match="do not belong together"):
         top_k_iou(np.zeros((4, 8, 8)), masks)
@@ -361,7 +382,7 @@ def test_the_true_map_takes_all_away_and_brings_all_back(true_heat):
 
 
 def test_the_true_map_is_better_than_chance(true_heat):
-    found = curve_summary(true_heat)
+    found = gains_of(true_heat)
     assert (found.n == 6).all() and found.index.tolist() == ["deletion", "deletion_gain", "insertion", "insertion_gain"]
     assert found.value["deletion"] < found.chance["deletion"] - 0.1
     assert found.value["insertion"] > found.chance["insertion"] + 0.1
@@ -372,12 +393,12 @@ def test_the_true_map_is_better_than_chance(true_heat):
 
 
 def test_a_map_of_what_does_not_count_is_worse_than_chance(model, images):
-    found = curve_summary(deletion_insertion(model, images, repeated(~QUARTER, images), 1, STEPS))
+    found = gains_of(deletion_insertion(model, images, repeated(~QUARTER, images), 1, STEPS))
     assert (found.value[["deletion_gain", "insertion_gain"]] < -0.05).all()
 
 
 def test_a_constant_map_is_chance(model, images):
-    found = curve_summary(deletion_insertion(model, images, np.ones(images.shape[:3]), 1, STEPS, draws=8))
+    found = gains_of(deletion_insertion(model, images, np.ones(images.shape[:3]), 1, STEPS, draws=8))
     assert (found.value[["deletion_gain", "insertion_gain"]].abs() < 0.03).all()
 
 
@@ -409,7 +430,7 @@ def test_memory_is_bounded_and_the_seed_counts(model, images, monkeypatch):
 
 def test_no_images_and_what_does_not_fit(model, images):
     nothing = deletion_insertion(model, images[:0], np.zeros((0, SIZE, SIZE)), 1)
-    assert nothing.deletion.shape == (0, 21) and (curve_summary(nothing).n == 0).all()
+    assert nothing.deletion.shape == (0, 21) and (gains_of(nothing).n == 0).all()
     with pytest.raises(CovidxrError, match="do not belong together"):
         deletion_insertion(model, images, np.zeros((6, 8, 8)), 1)
     with pytest.raises(CovidxrError, match="steps is 0"):
@@ -418,12 +439,137 @@ def test_no_images_and_what_does_not_fit(model, images):
         deletion_insertion(model, images, np.zeros(images.shape[:3]), 2)
 
 
+def test_the_hottest_fifth_matters_where_the_network_needs_it(model, images):
+    fifth = np.zeros((SIZE, SIZE))
+    fifth[:7, 8:15] = 1  # within the quarter that counts
+    true, other, flat = (
+        hottest_part_gains(model, images, repeated(heat, images), np.ones(6, int))
+        for heat in (fifth, fifth[::-1], 0 * fifth)
+    )
+    for name, (values, chance) in true.items():
+        assert values.mean() > 0.1 and (chance == 0).all()
+        assert other[name][0].mean() < 0 and np.isnan(flat[name][0]).all()
+    nothing = hottest_part_gains(model, images[:0], np.zeros((0, SIZE, SIZE)), np.ones(0, int))
+    assert nothing["insertion_gain"][0].shape == (0,)
+
+
 def test_areas_by_hand_and_the_bootstrap_over_patients():
     curve = np.array([[1.0, 1.0, 0.0]] * 5 + [[0.0, 0.0, 0.0]] * 5)
     result = CurveResult(np.array([0.0, 0.5, 1.0]), curve, curve, 0 * curve, 0 * curve)
-    found = curve_summary(result, ["a"] * 5 + ["b"] * 5)
+    found = gains_of(result, ["a"] * 5 + ["b"] * 5)
     assert found.loc["deletion", ["value", "low", "high"]].tolist() == [0.375, 0.0, 0.75]
     assert found.value["deletion_gain"] == -0.375 and found.value["insertion_gain"] == 0.375
+
+
+def network_that_sees(bright=0, dark=0) -> keras.Model:
+    """Class 1 depends on how much is bright, or how much is dark."""
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(2, 1, activation="relu", name="fine")(inputs)
+    x = layers.Conv2D(2, 1, activation="relu", name="coarse")(layers.AveragePooling2D(4)(x))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    bright_and_dark = np.array([[1, -1], [0, 0], [0, 0]], np.float32).reshape(1, 1, 3, 2)
+    model.get_layer("fine").set_weights([bright_and_dark, np.array([0, 1], np.float32)])
+    model.get_layer("coarse").set_weights([np.eye(2)[None, None], np.zeros(2)])
+    model.layers[-1].set_weights([np.array([[0, bright], [0, dark]], np.float32), np.array([-5, 0], np.float32)])
+    return model
+
+
+def with_lesions(folder, shown=True, n=24) -> Dataset:
+    """Dark images with a bright lesion or, not shown, noise; the lungs are the left half, and a third has no lesion."""
+    rng = np.random.default_rng(0)
+    images, rows = rng.integers(0, 256, (n, 32, 32), np.uint8), []
+    Image.fromarray(np.uint8(255 * halves(1, 32)[0])).save(folder / "lungs.png")
+    for number in range(n):
+        lesion = np.zeros((32, 32), np.uint8)
+        top, left = rng.integers(0, 24, 2)
+        lesion[top : top + 8, left : left + 8] = 255
+        Image.fromarray(lesion).save(folder / f"{number}.png")
+        if shown:
+            images[number] = lesion
+        mask = str(folder / f"{number}.png") if number % 3 else ""
+        row = {"path": "x", "label": "ab"[number % 2], "patient_id": f"p{number // 2}", "lesion_mask": mask}
+        rows.append(row | {"image_id": str(number), "source": "s", "lung_mask": str(folder / "lungs.png")})
+    return Dataset(pd.DataFrame(rows), images)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    dataset = with_lesions(tmp_path_factory.mktemp("planted"))
+    controls = [network_that_sees(dark=1), network_that_sees(dark=2)]
+    return compare_explanations(
+        network_that_sees(bright=9), dataset, ["fine", "coarse"], ["paper", "layercam"], controls, n_predicted=4
+    )
+
+
+def test_a_planted_lesion_is_found_by_every_explanation_and_not_by_the_controls(compared):
+    for _, rows in compared.groupby(level=["layer", "style"]):
+        found = rows.droplevel(["layer", "style"])
+        assert found.value["hits"] == found.value["near_hits"] == 1 and found.n["hits"] == 16
+        assert found.value["heat_in_lesion"] > 0.5 > 0.2 > found.chance["heat_in_lesion"]
+        assert found.untrained["hits"] < 0.2 and found.untrained_high["heat_in_lesion"] < 0.2
+        assert found.low["iou"] > 0.5 > found.untrained_high["iou"]
+        assert found.low["deletion_gain"] > 0 and found.n["deletion_gain"] == 4
+        assert found.n["heat_in_lungs"] == 24
+    cells = compared.value.xs("cells", level="measure")
+    assert cells["fine"].tolist() == [32, 32] and cells["coarse"].tolist() == [8, 8]
+    assert (compared.value.xs("ms", level="measure") > 0).all()
+
+
+def test_where_no_lesion_is_to_be_seen_hits_are_at_chance(tmp_path):
+    dataset = with_lesions(tmp_path, shown=False, n=150)
+    found = compare_explanations(network_that_sees(bright=9), dataset, ["fine"], ["paper"])
+    found = found.loc["fine"].loc["paper"]
+    assert found.low["hits"] < found.chance["hits"] < found.high["hits"]
+    assert found.low["heat_in_lungs"] < 0.5 < found.high["heat_in_lungs"]
+    assert "untrained" not in found.columns
+    assert "the maps do not show where lesions lie" in verdict(found)
+
+
+def test_the_most_hits_are_chosen_and_of_equals_the_larger_overlap():
+    rows = {
+        ("a", "paper", "hits"): 0.5, ("a", "paper", "iou"): 0.3, ("a", "layercam", "hits"): 0.5,
+        ("a", "layercam", "iou"): 0.4, ("b", "paper", "hits"): 0.4, ("b", "paper", "iou"): 0.9,
+    }  # fmt: skip
+    index = pd.MultiIndex.from_tuples(rows, names=["layer", "style", "measure"])
+    assert choose_explanation(pd.DataFrame({"value": list(rows.values())}, index)) == ("a", "layercam")
+    assert choose_explanation(pd.DataFrame({"value": np.nan}, index)) is None
+
+
+def test_comparisons_are_stored_without_times(compared):
+    records = json.loads(json.dumps(explanation_records(compared), allow_nan=False))
+    assert [(record["layer"], record["style"]) for record in records] == [
+        ("fine", "paper"), ("fine", "layercam"), ("coarse", "paper"), ("coarse", "layercam"),
+    ]  # fmt: skip
+    assert records[2]["cells"] == 8 and records[2]["hits"]["n"] == 16 and "ms" not in records[2]
+    assert {"value", "low", "high", "chance", "untrained"} <= set(records[0]["heat_in_lungs"])
+
+
+def test_the_section_of_the_run_page_has_estimates_or_null(compared):
+    rows = compared.loc["fine"].loc["paper"]
+    section = json.loads(json.dumps(lung_section(rows), allow_nan=False))
+    assert set(section["heat_in_lungs"]) == {"value", "low", "high", "n"} and section["chance"] == 0.5
+    assert set(section["untrained"]) == {"value", "low", "high"}
+    assert lung_section(rows.drop(columns="untrained"))["untrained"] is None
+    assert set(lung_section(rows.assign(n=0)).values()) == {None}
+
+
+def test_the_verdict_follows_the_numbers(compared):
+    row = {"value": 0.1, "low": 0.05, "high": 0.15, "n": 20}
+    changed, alike = pd.Series(row), pd.Series(row | {"value": 0.9, "low": 0.85, "high": 0.95})
+    good = verdict(compared.loc["fine"].loc["paper"], changed, changed)
+    assert (
+        "a hint of where a lesion lies" in good
+        and "in 1.00 (95 % CI 0.76–1.00) of the images, against 0.06 by chance and 0.00" in good
+    )
+    assert "the network needs what the maps mark" in good and "they depend on what the network has learnt" in good
+    bad = compared.loc["fine"].loc["paper"].copy()
+    bad[["low", "untrained"]] = -0.1, 0.9
+    text = verdict(bad, alike, changed)
+    assert "do not show where lesions lie" in text and "no evidence that the network uses the lungs" in text
+    assert "it is not shown that the network needs" in text and "part of each map comes from the image alone" in text
+    bad.loc["deletion_gain", "low"] = 0.1
+    assert "needs such regions, but untrained networks mark them, too" in verdict(bad)
+    assert "Without lesion masks" in verdict(bad.assign(n=0))
 
 
 SHAPE = (12, 12, 3)

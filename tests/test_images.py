@@ -41,7 +41,7 @@ from covidxr.data._bounds import MAX_BYTES
 from covidxr.data.dataset import build_dataset, load_dataset, save_dataset
 from covidxr.data.images import (
     DecodeError,
-    load_images,
+    images_at_size,
     load_masks,
     looks_inverted,
     preprocess,
@@ -52,7 +52,7 @@ from covidxr.data.images import (
 )
 from covidxr.data.manifest import COLUMNS, manifest_rows, read_table
 from covidxr.data.phantom import make_phantom
-from covidxr.data.sources import excluded_images, load_source, load_table
+from covidxr.data.sources import _load_table, excluded_images, load_source
 from covidxr.utils import CovidxrError, write_csv
 
 ROWS, COLUMNS_DECODE = np.mgrid[:48, :64]
@@ -641,7 +641,7 @@ def test_views_are_taken_as_they_look():
 @pytest.fixture
 def manifest(tmp_path, image):
     paths = [str(image(tmp_path / f"image {n}.png", seed=n)) for n in range(5)]
-    return pd.DataFrame({"image_id": [f"id-{n}" for n in range(5)], "path": paths})
+    return pd.DataFrame({"image_id": [f"id-{n}" for n in range(5)], "path": paths, "sha256": list("abcde")})
 
 
 @pytest.fixture
@@ -664,75 +664,40 @@ def test_many_images_are_decoded_in_order_and_broken_ones_named(manifest, tmp_pa
     for n in (0, 1, 3, 4):
         np.testing.assert_array_equal(images[n], read_image(manifest.path[n], 8))
     with pytest.raises(DecodeError, match="image 2.png"):
-        load_images(manifest, 8)
+        at_size(tmp_path, manifest)
 
 
-def test_the_cache_spares_decoding(manifest, tmp_path, decoded):
-    cache = tmp_path / "new folder" / "pixels.npz"
-    images = load_images(manifest[:3], 8, cache)
-    assert len(decoded) == 3 and images.shape == (3, 8, 8) and images.dtype == np.uint8
-    more = load_images(manifest[::-1], 8, cache)  # three known images among five, in another order
-    assert decoded[3:] == manifest.path[[4, 3]].tolist()
-    np.testing.assert_array_equal(more[::-1][:3], images)
-    np.testing.assert_array_equal(load_images(manifest, 8, cache), more[::-1])
+def at_size(folder, manifest, size=8):
+    return images_at_size(folder, manifest, np.zeros((5, 4, 4), np.uint8), size)
+
+
+def test_images_at_the_size_of_a_run_are_its_own(manifest, tmp_path, decoded):
+    own = np.zeros((5, 8, 8), np.uint8)
+    assert images_at_size(tmp_path, manifest, own, 8) is own and not decoded
+
+
+def test_images_at_another_size_are_decoded_once(manifest, tmp_path, decoded):
+    images = at_size(tmp_path / "new folder", manifest)
+    assert images.shape == (5, 8, 8) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images[3], read_image(manifest.path[3], 8))
+    np.testing.assert_array_equal(at_size(tmp_path / "new folder", manifest), images)
     assert len(decoded) == 5
+    assert at_size(tmp_path / "new folder", manifest, 9).shape == (5, 9, 9) and len(decoded) == 10
 
 
-def test_a_cache_of_another_size_is_not_used(manifest, tmp_path, decoded):
-    cache = tmp_path / "pixels.npz"
-    load_images(manifest, 8, cache)
-    assert load_images(manifest, 9, cache).shape == (5, 9, 9) and len(decoded) == 10
-    assert load_images(manifest, 9, cache).shape == (5, 9, 9) and len(decoded) == 10
-
-
-def test_the_cache_knows_images_by_content_and_not_by_name(manifest, tmp_path, decoded, image):
-    cache = tmp_path / "pixels.npz"
-    before = load_images(manifest, 8, cache)
-    image(manifest.path[2], seed=99)  # another image under the old name and path
-    after = load_images(manifest, 8, cache)
-    np.testing.assert_array_equal(after[2], read_image(manifest.path[2], 8))
-    assert (after[2] != before[2]).any() and decoded[5:] == [manifest.path[2]]
-    # The same images under other names, in another folder.
-    (tmp_path / "moved").mkdir()
-    moved = [shutil.move(path, tmp_path / "moved" / f"{n}.png") for n, path in enumerate(manifest.path)]
-    renamed = pd.DataFrame({"image_id": list("edcba"), "path": list(map(str, moved))})
-    np.testing.assert_array_equal(load_images(renamed, 8, cache), after)
-    assert len(decoded) == 6
-    assert len(read_image_cache(cache)[0]) == 5  # what no image of the manifest needs is not kept
-
-
-def test_the_cache_does_not_replace_an_image_that_is_gone(manifest, tmp_path):
-    load_images(manifest, 8, tmp_path / "pixels.npz")
-    Path(manifest.path[1]).unlink()
-    with pytest.raises(DecodeError, match="image 1.png: no such file"):
-        load_images(manifest, 8, tmp_path / "pixels.npz")
+@pytest.mark.parametrize("column", ["image_id", "sha256"])
+def test_other_images_are_not_taken_for_those_in_the_cache(column, manifest, tmp_path, decoded, image):
+    before = at_size(tmp_path, manifest)
+    image(manifest.path[2], seed=99)
+    after = at_size(tmp_path, manifest.assign(**{column: manifest[column] + "x"}))
+    assert (after[2] != before[2]).any() and len(decoded) == 10
 
 
 def test_images_decoded_by_other_code_are_decoded_again(manifest, tmp_path, decoded, monkeypatch):
-    load_images(manifest, 8, tmp_path / "pixels.npz")
-    monkeypatch.setattr(images, "_decoder", lambda: b"other code")
-    load_images(manifest, 8, tmp_path / "pixels.npz")
+    at_size(tmp_path, manifest)
+    monkeypatch.setattr(images, "_decoder", lambda: "other code")
+    at_size(tmp_path, manifest)
     assert len(decoded) == 10
-
-
-def test_the_same_content_twice_is_decoded_once(manifest, tmp_path, decoded):
-    twice = pd.concat([manifest, manifest.assign(image_id="again")])
-    images = load_images(twice, 8, tmp_path / "pixels.npz")
-    assert images.shape == (10, 8, 8) and (images[:5] == images[5:]).all() and len(decoded) == 5
-
-
-@pytest.mark.parametrize("seeds", [(0, 1)])
-def test_phantoms_of_another_seed_are_not_taken_for_those_of_this_one(seeds, tmp_path):
-    for seed in seeds:
-        made = build_dataset(per_class=2, image_size=32, seed=seed, work_dir=tmp_path / str(seed))
-        assert (load_images(made.manifest, 32, tmp_path / "pixels.npz") == made.images).all()
-
-
-@pytest.mark.parametrize("name", ["pixels.npz", "pixels", "pixels.old.cache"])
-def test_the_cache_may_have_any_name(name, manifest, tmp_path, decoded):
-    images = load_images(manifest, 8, tmp_path / name)
-    np.testing.assert_array_equal(load_images(manifest, 8, str(tmp_path / name)), images)
-    assert len(decoded) == 5
 
 
 def foreign(path):
@@ -757,18 +722,18 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_a_sentence_and_is_built_anew(damage, manifest, tmp_path, decoded):
-    cache = tmp_path / "pixels.npz"
-    images = load_images(manifest, 8, cache)
+    cache = tmp_path / "pixels-8.npz"
+    images = at_size(tmp_path, manifest)
     DAMAGES[damage](cache)
-    with pytest.raises(CovidxrError, match="pixels.npz is missing or damaged; run notebook 01"):
+    with pytest.raises(CovidxrError, match="pixels-8.npz is missing or damaged; run notebook 01"):
         read_image_cache(cache)
-    np.testing.assert_array_equal(load_images(manifest, 8, cache), images)
+    np.testing.assert_array_equal(at_size(tmp_path, manifest), images)
     assert len(decoded) == 10 and len(read_image_cache(cache)[0]) == 5
 
 
 def test_a_save_that_fails_leaves_the_old_cache(manifest, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    load_images(manifest[:2], 8, folder / "pixels.npz")
+    write_image_cache(folder / "pixels.npz", ["a", "b"], np.zeros((2, 8, 8), np.uint8))
     before = (folder / "pixels.npz").read_bytes()
 
     def full_disk(file, **arrays):
@@ -780,11 +745,6 @@ def test_a_save_that_fails_leaves_the_old_cache(manifest, tmp_path, monkeypatch)
         write_image_cache(folder / "pixels.npz", ["a"], np.zeros((1, 8, 8), np.uint8))
     assert [file.name for file in folder.iterdir()] == ["pixels.npz"]
     assert (folder / "pixels.npz").read_bytes() == before
-
-
-def test_no_images_is_a_sentence(manifest):
-    with pytest.raises(CovidxrError, match="the manifest has no rows"):
-        load_images(manifest[:0], 8)
 
 
 def test_masks_are_scaled_like_images(tmp_path):
@@ -1000,7 +960,7 @@ def test_random_tables_are_rows_or_an_error(content, tmp_path_factory):
     (root / "ours.csv").write_bytes(content)
     before = tree(root)
     for attempt in (
-        lambda: load_table(root / "ours.csv"),
+        lambda: _load_table(root / "ours.csv"),
         lambda: build_dataset([str(root / "ours.csv")], per_class=1, image_size=16),
     ):
         try:

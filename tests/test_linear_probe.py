@@ -70,7 +70,7 @@ def fitted(balance, folder, epochs=12):
     }
     dataset = Dataset(pd.DataFrame(table), images)
     model = build_baseline(9, 2, dropout=0.0)
-    options = {"learning_rate": 1e-2, "policy": "none", "batch_size": 32, "warmup_epochs": 1}
+    options = {"learning_rate": 1e-2, "policy": "none", "batch_size": 32, "warmup_epochs": 1, "precision": "float32"}
     history = fit(model, dataset, TrainingConfig(epochs=epochs, balance=balance, **options), folder)
     held_out = dataset.split("validation")
     losses = {name: worst_group_loss(predict(model, held_out.images)[rows], held_out.labels[rows], [name] * rows.sum())[1]

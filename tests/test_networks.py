@@ -11,13 +11,10 @@ import pytest
 from covidxr.model.networks import (
     FREEZES,
     build_baseline,
-    build_truncated_vgg16,
     build_vgg16,
     data_dependent_init,
-    last_convolution,
     looks_linear_init,
     trainable_parameters,
-    truncate_vgg16,
 )
 from covidxr.utils import CovidxrError
 
@@ -145,17 +142,6 @@ def test_a_training_step_changes_the_trained_layers_and_no_other(freeze):
     model.train_on_batch(images, np.eye(3, dtype=np.float32))
     changed = {name for name, kernel in before.items() if (model.get_layer(name).get_weights()[0] != kernel).any()}
     assert changed == TRAINED[freeze]
-
-
-def test_the_last_convolution_is_that_of_the_network_at_hand():
-    assert last_convolution(build_vgg16(32)) == "block5_conv3"
-    assert (
-        last_convolution(build_truncated_vgg16(32))
-        == last_convolution(truncate_vgg16(build_vgg16(32), 0))
-        == "block3_conv3"
-    )
-    with pytest.raises(CovidxrError, match="has no convolution; its layers: "):
-        last_convolution(build_baseline(9))
 
 
 def small_vgg16(channels=(4, 4, 6, 6, 8, 8, 8)):

@@ -60,11 +60,11 @@ def test_the_wheel_holds_what_a_run_reads(wheel):
     wanted = [
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "covidxr").rglob("*")
-        if path.suffix in (".py", ".csv", ".j2", ".typed")
+        if path.suffix in (".py", ".csv", ".j2", ".npz", ".typed")
     ]
     notebooks = [path for pattern in ("*.ipynb", "profiles/*.yaml") for path in (ROOT / "notebooks").glob(pattern)]
     wanted += ["covidxr/_notebooks/" + path.relative_to(ROOT / "notebooks").as_posix() for path in notebooks]
-    assert len(notebooks) == 12 and set(wanted) <= names
+    assert len(notebooks) == 14 and set(wanted) <= names
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
 
 
@@ -78,7 +78,7 @@ def test_a_demo_begins_in_an_empty_folder(python, tmp_path):
 
 
 def test_the_command_shows_the_installed_profiles(python, tmp_path):
-    assert "ablation, article, demo" in run(python, "-m", "covidxr.run", "--help", cwd=tmp_path)
+    assert "ablation, article, clean, demo" in run(python, "-m", "covidxr.run", "--help", cwd=tmp_path)
 
 
 def test_the_wheel_brings_the_command(wheel):

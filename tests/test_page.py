@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from small_run import METRICS, RUN, damaged, make_gallery, make_run
 
-from covidxr.report._html import measure_row, weights_text
+from covidxr.report._html import weights_text
 from covidxr.report.page import write_page
+from covidxr.report.rows import measure_row
 from covidxr.utils import CovidxrError
 
 
@@ -67,7 +68,13 @@ def test_facts_of_the_run(tmp_path):
 @pytest.mark.parametrize("missing", sorted(set(METRICS) - {"version"}))
 def test_any_part_may_be_missing(tmp_path, missing):
     html = page_of(tmp_path, {part: value for part, value in METRICS.items() if part != missing})
-    titles = {"grad_cam": "<h2>Grad-CAM", "audit": "<h2>Shortcut audit", "external": "<h3>darkcovidnet"}
+    titles = {
+        "planted": "<h2>Planted cues",
+        "mitigated": "<h2>What helps",
+        "grad_cam": "<h2>Grad-CAM",
+        "audit": "<h2>Shortcut audit",
+        "external": "<h3>darkcovidnet",
+    }
     for part, title in titles.items():
         assert (title in html) == (part != missing)
 
@@ -146,6 +153,22 @@ def test_the_key_results_come_first(tmp_path):
     assert html.count('<p class="big">') == 3
 
 
+def test_planted_cues_and_another_selection_follow_the_key_results(tmp_path):
+    html = page_of(tmp_path, METRICS, RUN)
+    text = text_of(html)
+    positions = [
+        html.index(f"<h2>{title}") for title in ("Without the lungs", "Planted cues", "What helps", "Accuracy")
+    ]
+    assert positions == sorted(positions)
+    cue = "R at the top left in all COVID-19 images yes class from the corners 0.31 (95 % CI 0.20–0.44) found and used"
+    assert f"side marker {cue}" in text and "exposure brighter adults – – open" in text
+    assert (
+        "darkcovidnet Specificity 0.01 (95 % CI 0.00–0.03) 0.40 (95 % CI 0.33–0.46) +0.40 (95 % CI +0.31 to +0.45)"
+        in text
+    )
+    assert "darkcovidnet AUC" not in text
+
+
 def test_the_probe_furthest_above_chance_is_shown(tmp_path):
     audit = {
         "class from the sex alone": {"value": 0.80, "chance": 0.80, "conclusion": "not distinguishable from chance"},
@@ -177,7 +200,7 @@ def test_missing_key_results_name_the_notebook(tmp_path):
 def test_without_external_sets_the_worst_held_out_source_is_shown(tmp_path):
     row = {"n_positive": 0, "n_negative": 40, "sensitivity": None}
     row |= {"specificity": {"value": 0.123, "low": 0.05, "high": 0.25}}
-    external = headlines_of(page_of(tmp_path, {"test": METRICS["test"], "left_out": {"north": row}}))[1]
+    external = headlines_of(page_of(tmp_path, {"test": METRICS["test"], "held_out_sources": {"north": row}}))[1]
     assert "specificity, north, held out, 40 images" in external and "0.12" in external
 
 
@@ -192,6 +215,10 @@ def test_says_what_is_of_an_earlier_state(tmp_path):
     run = {**RUN, "notebooks": {**RUN["notebooks"], "05_look": {"status": "outdated"}}}
     assert "Not up to date: 05_look." in text_of(page_of(tmp_path, METRICS, run))
     assert "Not up to date" not in page_of(tmp_path, METRICS, RUN)
+    for outputs in ({}, {"model.keras": "c0ffee"}):
+        running = {"03_fit": {"status": "running", "outputs": outputs}}
+        text = text_of(page_of(tmp_path, METRICS, {**RUN, "notebooks": {**RUN["notebooks"], **running}}))
+        assert ("Not up to date: 03_fit." in text) == bool(outputs)
 
 
 def images_of(html):
@@ -205,8 +232,12 @@ def test_gallery_shows_errors_first_the_most_confident_on_top(tmp_path):
     assert len(images) == 60
     assert [right for *_, right, _ in images] == ["wrong"] * 12 + ["right"] * 48
     assert all((label == predicted) == (right == "right") for label, predicted, right, _ in images)
-    surest = [max(map(float, re.findall(r"</i></span> ([\d.]+)", image))) for image in html.split("<li data-label")[1:]]
-    assert surest[:12] == sorted(surest[:12], reverse=True) and surest[12:] == sorted(surest[12:], reverse=True)
+    confidences = [
+        max(map(float, re.findall(r"</i></span> ([\d.]+)", image))) for image in html.split("<li data-label")[1:]
+    ]
+    assert confidences[:12] == sorted(confidences[:12], reverse=True) and confidences[12:] == sorted(
+        confidences[12:], reverse=True
+    )
     pictures = re.findall(r'src="(gallery/[^"]+)"', html)
     assert len(set(pictures)) == 60 and all((tmp_path / picture).exists() for picture in pictures)
 
@@ -253,7 +284,11 @@ def write_sources(folder, *sources):
     (folder / "manifest.csv").write_text("\n".join(["image_id,source", *rows]) + "\n", encoding="utf-8")
 
 
-DRAWN = {**METRICS, "external": {"phantom": METRICS["external"]["figure1"]}}
+DRAWN = {
+    **METRICS,
+    "external": {"phantom": METRICS["external"]["figure1"]},
+    "mitigated": {"phantom": METRICS["mitigated"]["darkcovidnet"]},
+}
 
 
 def test_results_on_synthetic_images_are_marked_everywhere(tmp_path):
@@ -261,12 +296,14 @@ def test_results_on_synthetic_images_are_marked_everywhere(tmp_path):
     make_gallery(tmp_path)
     html = page_of(make_run(tmp_path), DRAWN, RUN)
     text = text_of(html)
-    assert "All images of this run are synthetic: generated by a program, not acquired from patients." in text
+    assert "All images of this run are synthetic: drawn by a program, not acquired from patients." in text
     assert "hospital" not in " ".join(headlines_of(html)) and all("synthetic" in one for one in headlines_of(html))
     sections = [text_of("</style>" + part.split("</h2>")[0]) for part in html.split("<section>")[1:]]
     measured = [title for title in sections if title.strip() not in ("Notebooks", "Provenance")]
     assert len(measured) >= 5
-    assert all("synthetic images" in title for title in measured if "External" not in title)
+    by_set = ("External validation", "What helps")  # their sets are marked one by one
+    assert all("synthetic images" in title for title in measured if not title.strip().startswith(by_set))
+    assert "phantom (synthetic images) Specificity" in text
     assert "all other labels, on new synthetic images." in text and "phantom (synthetic images) 40 images" in text
 
 
@@ -274,6 +311,7 @@ def test_results_on_synthetic_images_are_marked_everywhere(tmp_path):
     ("sources", "message"),
     [
         (["phantom"], "All images of this run are synthetic"),
+        (["phantom-city", "phantom-county"], "All images of this run are synthetic"),
         (["phantom, seed 1"], "All images of this run are synthetic"),
         (["phantom", "ours"], "Some images of this run are synthetic"),
         (["ours"], "The external images of phantom are synthetic"),
@@ -378,7 +416,12 @@ def test_a_gallery_cut_off_within_a_row_is_not_shown(tmp_path):
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path):
-    rest = {"04_report": {"status": "not run"}, "05_look": {"status": "running"}, "06_ask": {}}
+    rest = {
+        "04_report": {"status": "not run"},
+        "05_look": {"status": "running"},
+        "06_ask": {},
+        "07_end": {"status": "failed"},
+    }
     text = text_of(page_of(tmp_path, METRICS, {**RUN, "notebooks": {**RUN["notebooks"], **rest}}))
-    assert "This run is not finished: 04_report (not run), 05_look (running), 06_ask (not run)." in text
+    assert "This run is not finished: running now: 05_look; still to come: 04_report, 06_ask; failed: 07_end." in text
     assert "not finished" not in text_of(page_of(tmp_path, METRICS, RUN))

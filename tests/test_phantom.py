@@ -186,7 +186,7 @@ def test_zero_strength_is_no_shortcut_and_a_shortcut_leaves_the_anatomy_alone():
         ("Normal", {"shortcut": {"mark": 1}}, "marker, exposure, body_size, border"),
         ("Normal", {"shortcut": {"marker": 1.5}}, "'marker' has strength 1.5"),
         ("Normal", {"size": 8}, "size is 8"),
-        ("Normal", {"age": 4}, "18 to 90"),
+        ("Normal", {"age": 0}, "1 to 90"),
         ("Normal", {"sex": "X"}, "F, M"),
         ("Normal", {"view": "lateral"}, "PA, AP"),
     ],
@@ -296,3 +296,13 @@ def test_read_refuses_what_it_cannot_draw(tmp_path, options, words):
     with pytest.raises(CovidxrError, match=words):
         load_phantoms(**{"data_dir": tmp_path, **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_hospital_the_drawing_and_its_ids_stay_as_they_were(tmp_path):
+    digest = hashlib.sha256()
+    for label in PHANTOM_CLASSES:
+        for seed, shortcut in ((1, None), (2, {"marker": 1.0})):
+            for layer in make_phantom(label, np.random.default_rng(seed), 64, shortcut=shortcut):
+                digest.update(np.ascontiguousarray(layer).tobytes())
+    assert digest.hexdigest()[:16] == "82e2b4d51d328d50"
+    assert load_phantoms(tmp_path, ["Normal"], per_class=1, size=32).image_id[0] == "phantom-1a5f7945-00000"

@@ -1,4 +1,4 @@
-"""Profiles and parameters; and a user's mistakes, told before anything runs."""
+"""Profiles and parameters; and a user's mistakes, reported before anything runs."""
 
 from __future__ import annotations
 

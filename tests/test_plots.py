@@ -110,9 +110,9 @@ def test_with_axes_a_plot_draws_there_and_leaves_the_rest_alone(plot):
 
 MONEY = "0 $ or $\\x_{2}$"  # a formula to matplotlib, and one that it cannot read
 ROW = {
-    "value": 0.9,
-    "low": 0.8,
-    "high": 0.95,
+    "accuracy": 0.9,
+    "accuracy_low": 0.8,
+    "accuracy_high": 0.95,
     "difference": 0.0,
     "difference_low": -0.1,
     "difference_high": 0.1,
@@ -227,7 +227,7 @@ def test_titles_of_two_lines_have_room_above_their_image():
 def test_outlines_lie_on_their_region_and_the_right_way_up():
     masks = np.zeros((3, 14, 14), bool)
     masks[1, 1:4, 6:13] = True  # top right of the second image
-    ax = plots.image_grid(IMAGES[:3], columns=3, outlines=masks)
+    ax = plots.image_grid(IMAGES[:3], columns=3, outlines={"lungs": masks})
     top = drawn(ax).shape[0] - 14
     left = 14 + 2
     assert len(ax.collections) == 1
@@ -329,6 +329,43 @@ def test_known_lungs_are_outlined():
     assert len(with_lungs.collections) == 3 and not without.collections
 
 
+def test_a_lesion_has_another_colour_and_the_legend_names_both():
+    ax = heat_figure(IMAGE, IMAGE / 64, lungs=IMAGE > 30, lesion=IMAGE > 50)
+    colours = {tuple(lines.get_edgecolor()[0]) for lines in ax.collections}
+    assert len(colours) == 2 and [text.get_text() for text in ax.get_legend().get_texts()] == ["lungs", "lesion"]
+
+
+def test_a_grid_of_heat_has_one_colour_bar_and_shows_the_same_range_for_every_map():
+    images, maps = np.full((4, 8, 8), 90, np.uint8), np.zeros((4, 8, 8))
+    maps[1], maps[3] = 1, 0.5
+    ax = plots.heat_grid(images, maps, ["a", "b", "c", "d"], columns=2, outlines={"lungs": maps > 2})
+    assert [bar.get_ylabel() for bar in ax.child_axes] == ["heat"] and ax.get_legend() is None
+    canvas = drawn(ax)
+    tile = {number: plots.overlay(images[[number]], maps[[number]])[0, 0, 0] for number in range(4)}
+    assert (tile[0] == 90).all() and all((canvas == colour).all(-1).sum() >= 64 for colour in tile.values())
+
+
+def explanations(n):
+    index = pd.MultiIndex.from_product(
+        [["coarse", "fine"], ["paper", "layercam"], ["hits", "heat_in_lungs", "deletion_gain"]],
+        names=["layer", "style", "measure"],
+    )
+    table = pd.DataFrame({"value": 0.3, "low": 0.2, "high": 0.4, "chance": 0.1, "untrained": 0.15, "n": 20}, index)
+    table.loc[table.index.get_level_values("measure") != "deletion_gain", "n"] = n
+    return table
+
+
+def test_explanations_are_drawn_by_layer_with_chance_and_untrained_networks():
+    ax = plots.explanation_figure(explanations(20))
+    assert [one.get_xlabel() for one in ax.figure.axes] == [
+        "hottest pixel in the lesion", "share of heat in the lungs",
+    ]  # fmt: skip
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["paper", "layercam"] * 2
+    assert {"coarse", "fine"} <= {text.get_text().strip() for text in ax.texts}
+    assert [text.get_text() for text in ax.get_legend().get_texts()][-2:] == ["chance", "untrained"]
+    assert len(plots.explanation_figure(explanations(0)).figure.axes) == 1  # without masks
+
+
 def test_titles_say_correct_or_wrong():
     assert heat_title("Normal", "Normal", 0.5).endswith("(0.50), correct")
     assert heat_title("Normal", "COVID-19", 0.999) == "true: Normal; predicted: COVID-19 (1.00), wrong"
@@ -419,9 +456,9 @@ def test_the_calibration_error_is_that_of_the_points_drawn():
 def test_an_ablation_has_variants_from_the_top_differences_marked_and_zero_in_the_middle():
     summary = pd.DataFrame(
         {
-            "value": [0.9, 0.5, 0.88], "low": [0.85, 0.4, 0.8], "high": [0.95, 0.6, 0.95], "chance": [0.33] * 3,
-            "difference": [0, -0.4, -0.02], "difference_low": [-0.1, -0.5, -0.1], "difference_high": [0.1, -0.3, 0.06],
-            "verdict": ["", "differs", "cannot be told apart"],
+            "accuracy": [0.9, 0.5, 0.88], "accuracy_low": [0.85, 0.4, 0.8], "accuracy_high": [0.95, 0.6, 0.95],
+            "chance": [0.33] * 3, "difference": [0, -0.4, -0.02], "difference_low": [-0.1, -0.5, -0.1], "difference_high": [0.1, -0.3, 0.06],
+            "verdict": ["", "differs", "not significant"],
         },
         index=["reference", "random start", "without gamma"],
     )  # fmt: skip
@@ -435,3 +472,11 @@ def test_an_ablation_has_variants_from_the_top_differences_marked_and_zero_in_th
     np.testing.assert_allclose(marked, [[-0.4, 1]])
     legend = [text.get_text() for text in right.figure.legends[0].get_texts()]
     assert legend == ["value (95 % CI)", "chance", "differs"]
+
+
+def test_rows_of_a_category_stand_together_with_their_own_values():
+    mixed = pd.DataFrame({"value": [0.1, 0.2, 0.3], "low": 0.0, "high": 0.5, "category": list("aba")}, ["x", "y", "z"])
+    ax = plots.forest(mixed)
+    drawn = {round(line.get_xdata()[0], 1): line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 1}
+    labels = dict(zip(ax.get_yticks(), (text.get_text() for text in ax.get_yticklabels()), strict=True))
+    assert {labels[drawn[value]]: value for value in (0.1, 0.2, 0.3)} == {"x": 0.1, "y": 0.2, "z": 0.3}

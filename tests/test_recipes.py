@@ -131,7 +131,7 @@ def test_confidence_interval_for_any_classifier(run_recipe, capsys):
 def test_ablation_on_a_cluster(run_recipe):
     summary = run_recipe("10")["summary"]
     assert isinstance(summary, pd.DataFrame) and summary.index.tolist() == ["reference", "lower learning rate"]
-    assert (summary.n == 160).all() and summary.low["reference"] > 0.5
+    assert (summary.n == 160).all() and summary.accuracy_low["reference"] > 0.5
 
 
 def test_own_probe_appears_in_the_audit(run_recipe):

@@ -8,12 +8,13 @@ from importlib import metadata
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from test_cam import golden_maps, tiny_model
 
 from covidxr.gradcam import reference
-from covidxr.gradcam.cam import GradCAM
-from covidxr.gradcam.reference import grad_cam_plus_plus, keras_vis_maps, keras_vis_problem, score_cam
+from covidxr.gradcam.cam import STYLES, GradCAM, GradCAMPlusPlus
+from covidxr.gradcam.reference import keras_vis_maps, keras_vis_problem, score_cam
 from covidxr.utils import CovidxrError
 
 LAYER = "block5_pool"  # has maps of every kind: of evidence, empty, and sign-flipped
@@ -135,8 +136,38 @@ def test_missing_packages_are_reported_before_the_worker_starts(versions, messag
         keras_vis_maps(model, images, 0, LAYER)
 
 
-METHODS = [grad_cam_plus_plus, score_cam]
-by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+class Normalised(GradCAMPlusPlus):
+    """Grad-CAM++ as tf-keras-vis computes it: the weights of a channel's cells add up to 1."""
+
+    @classmethod
+    def alpha(cls, activation, gradient):
+        alpha = super().alpha(activation, gradient)
+        return tf.math.divide_no_nan(alpha, tf.reduce_sum(alpha, (1, 2), keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "ours"),
+    [("gradcam.Gradcam", "paper"), ("layercam.Layercam", "layercam"), ("gradcam.GradcamPlusPlus", "++")],
+)
+def test_the_methods_are_those_of_tf_keras_vis(method, ours, model, images, monkeypatch):
+    monkeypatch.setitem(STYLES, "++", Normalised)
+    module, name = method.split(".")
+    explainer = getattr(pytest.importorskip(f"tf_keras_vis.{module}"), name)
+    from tf_keras_vis.utils.scores import CategoricalScore
+
+    linear = keras.models.clone_model(model)
+    linear.set_weights(model.get_weights())
+    linear.layers[-1].activation = keras.activations.linear
+    for number in range(3):  # conv_a has the image's size: nothing is enlarged
+        theirs = explainer(linear)(
+            CategoricalScore(number), images[::3], penultimate_layer="conv_a", normalize_cam=False
+        )
+        found = GradCAM(model, "conv_a", ours).explain(images[::3], number)
+        known = ~found.empty
+        # Its own scaling adds 1e-7, which counts where gradients are small.
+        expected = theirs[known] / theirs[known].max((1, 2), keepdims=True)
+        np.testing.assert_allclose(found.maps[known], expected, atol=1e-4)
+        assert known.sum() >= 3 or number == 2
 
 
 def spotter(functional=False, last="softmax"):
@@ -167,11 +198,10 @@ def images_other_cams():
     return images_other_cams
 
 
-@by_method
 @pytest.mark.parametrize("functional", [False, True])
-def test_heat_lies_where_the_class_was_planted(method, functional, images_other_cams):
+def test_heat_lies_where_the_class_was_planted(functional, images_other_cams):
     model = spotter(functional)
-    maps = method(model, images_other_cams, [1, 1, 2], "conv")
+    maps = score_cam(model, images_other_cams, [1, 1, 2], "conv")
     assert maps.shape == (3, 16, 16) and maps.dtype == np.float32 and maps.min() >= 0 and maps.max() <= 1
     for heat, place in zip(maps, [(3, 3), (12, 3), (10, 10)], strict=True):
         spot = np.zeros((16, 16), bool)
@@ -179,23 +209,21 @@ def test_heat_lies_where_the_class_was_planted(method, functional, images_other_
         assert heat[place] > 0.9 and heat[spot].sum() > 0.6 * heat.sum()
 
 
-@by_method
-def test_the_model_is_not_touched(method, images_other_cams):
+def test_the_model_is_not_touched(images_other_cams):
     model = spotter()
     before, scores = model.get_weights(), model.predict_on_batch(images_other_cams)
-    method(model, images_other_cams, 1, "conv")
+    score_cam(model, images_other_cams, 1, "conv")
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
     assert model.layers[-1].activation is keras.activations.softmax
     np.testing.assert_array_equal(model.predict_on_batch(images_other_cams), scores)
 
 
-@by_method
-def test_a_map_does_not_depend_on_its_batch(method, images_other_cams):
+def test_a_map_does_not_depend_on_its_batch(images_other_cams):
     model, rng = spotter(), np.random.default_rng(0)
     varied = np.concatenate([images_other_cams, rng.random((35, 16, 16, 3), dtype=np.float32)])
-    together = method(model, varied, 1, "conv")
-    np.testing.assert_allclose(together[[36, 1]], method(model, varied[[36, 1]], 1, "conv"), atol=1e-5)
-    assert method(model, images_other_cams[:0], 1, "conv").shape == (0, 16, 16)
+    together = score_cam(model, varied, 1, "conv")
+    np.testing.assert_allclose(together[[36, 1]], score_cam(model, varied[[36, 1]], 1, "conv"), atol=1e-5)
+    assert score_cam(model, images_other_cams[:0], 1, "conv").shape == (0, 16, 16)
 
 
 def test_score_cam_keeps_quiet_and_takes_the_channels_that_vary(capsys, images_other_cams):
@@ -205,19 +233,11 @@ def test_score_cam_keeps_quiet_and_takes_the_channels_that_vary(capsys, images_o
     assert capsys.readouterr().out == ""
 
 
-def test_huge_scores_do_not_overflow(images_other_cams):
-    model = spotter()
-    model.get_layer("scores").set_weights([model.get_layer("scores").kernel.numpy() * 1000, np.zeros(3, "float32")])
-    maps = grad_cam_plus_plus(model, images_other_cams, 1, "conv")
-    assert np.isfinite(maps).all() and maps[0, 3, 3] > 0.9
-
-
-@by_method
-def test_what_does_not_suit_is_named(method, images_other_cams):
+def test_what_does_not_suit_is_named(images_other_cams):
     with pytest.raises(CovidxrError, match="layer 'conv9' not found.*conv, pool"):
-        method(spotter(), images_other_cams, 1, "conv9")
+        score_cam(spotter(), images_other_cams, 1, "conv9")
     with pytest.raises(CovidxrError, match="classes must lie in 0 to 2"):
-        method(spotter(), images_other_cams, 3, "conv")
+        score_cam(spotter(), images_other_cams, 3, "conv")
     nested = keras.Sequential(
         [
             keras.Input((16, 16, 3)),
@@ -227,23 +247,21 @@ def test_what_does_not_suit_is_named(method, images_other_cams):
         ]
     )
     with pytest.raises(CovidxrError, match="not be nested"):
-        method(nested, images_other_cams, 1, "conv")
+        score_cam(nested, images_other_cams, 1, "conv")
     with pytest.raises(CovidxrError, match="channels is 0"):
         score_cam(spotter(), images_other_cams, 1, "conv", channels=0)
 
 
-@by_method
-def test_a_missing_library_is_said_in_a_sentence(method, images_other_cams, monkeypatch):
+def test_a_missing_library_is_said_in_a_sentence(images_other_cams, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras_vis", None)
     for name in [name for name in sys.modules if name.startswith("tf_keras_vis.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(CovidxrError, match="need tf-keras-vis, which cannot be imported here"):
-        method(spotter(), images_other_cams, 1, "conv")
+    with pytest.raises(CovidxrError, match="needs tf-keras-vis, which cannot be imported here"):
+        score_cam(spotter(), images_other_cams, 1, "conv")
 
 
-@by_method
-def test_weights_that_are_no_numbers_have_no_maps(method, images_other_cams):
+def test_weights_that_are_no_numbers_have_no_maps(images_other_cams):
     model = spotter()
     model.get_layer("scores").set_weights([np.full((128, 3), np.nan, "float32"), np.zeros(3, "float32")])
     with pytest.raises(CovidxrError, match="384 of 384 values of scores/kernel .* NaN or infinite"):
-        method(model, images_other_cams, 1, "conv")
+        score_cam(model, images_other_cams, 1, "conv")

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from small_notebooks import make_notebooks, write_notebook
 
 from covidxr.run import execute, runner
 from covidxr.run.cli import main
-from covidxr.run.record import locked
+from covidxr.run.lock import locked
 from covidxr.run.runner import NotebookFailed, run_profile
 from covidxr.utils import CovidxrError
 
@@ -32,12 +33,14 @@ def notebooks(tmp_path):
 @pytest.fixture
 def executed(monkeypatch):
     """Replace kernels by a list of what would have been executed; names put into `fails` fail."""
-    calls, fails = [], set()
+    calls, fails, pages = [], set(), []
 
     def pretend(notebook, target, parameters, on_tick):
         calls.append(notebook.stem)
+        pages.append((target.parents[1] / "index.html").read_text(encoding="utf-8"))
         if "interrupt" in fails:
             raise KeyboardInterrupt
+        on_tick(0.4, "Training: epoch 3\x07")
         target.parent.mkdir(exist_ok=True)
         target.touch()
         if notebook.stem == "01_make":
@@ -46,7 +49,7 @@ def executed(monkeypatch):
         return execute.Outcome(1.0, 100.0, error)
 
     monkeypatch.setattr(execute, "execute", pretend)
-    return SimpleNamespace(calls=calls, fails=fails)
+    return SimpleNamespace(calls=calls, fails=fails, pages=pages)
 
 
 @pytest.fixture
@@ -169,11 +172,16 @@ def test_two_runs_in_one_folder_are_refused(go, executed, tmp_path):
         assert executed.calls == [] and lock.exists()
 
 
+def is_free(run_dir):
+    with locked(run_dir):
+        return True
+
+
 def test_lock_of_a_dead_process_is_ignored(go, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.lock").write_text(str(os.getpid()))  # a number that a living process may have again
     assert go() == ["01_make", "02_use"]
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert is_free(tmp_path / "run")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -230,7 +238,7 @@ def test_unusable_run_folder_is_named(go, executed, tmp_path, notebooks, place):
 
 
 def test_folder_without_write_permission_is_named(go, tmp_path, monkeypatch):
-    monkeypatch.setattr("covidxr.run.record._take", raising(PermissionError(errno.EACCES, "Permission denied")))
+    monkeypatch.setattr("covidxr.run.lock._lock", raising(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(CovidxrError, match="cannot be a run folder .Permission denied.; give another --run-dir"):
         go()
 
@@ -243,7 +251,7 @@ def test_full_disk_ends_the_run_with_a_message_and_the_same_command_resumes(
         patch.setattr(execute, "execute", raising(full))
         assert command("tiny") == 1
     assert capsys.readouterr().err == f"No space left on device: {tmp_path / 'run' / 'x'}; the same command resumes\n"
-    assert status(tmp_path) == ["interrupted", "not run"] and not (tmp_path / "run" / "run.lock").exists()
+    assert status(tmp_path) == ["interrupted", "not run"] and is_free(tmp_path / "run")
     assert command("tiny") == 0 and executed.calls == ["01_make", "02_use"]
 
 
@@ -254,12 +262,12 @@ def raising(error):
     return call
 
 
-def test_interrupt_leaves_a_valid_record_and_no_lock(go, executed, tmp_path):
+def test_interrupt_leaves_a_valid_record_and_a_free_folder(go, executed, tmp_path):
     executed.fails.add("interrupt")
     with pytest.raises(KeyboardInterrupt):
         go()
     assert status(tmp_path) == ["interrupted", "not run"]
-    assert not (tmp_path / "run" / "run.lock").exists()
+    assert is_free(tmp_path / "run")
 
 
 # The command line
@@ -294,6 +302,60 @@ def test_one_line_per_notebook(command, capsys, tmp_path):
         "02_use … 1 s",
         f"open {tmp_path / 'run' / 'index.html'}",
     ]
+
+
+def test_the_page_says_from_the_beginning_what_is_still_to_come(go, executed):
+    go()
+    first, second = executed.pages
+    assert "running now: 01_make; still to come: 02_use." in first
+    assert "running now: 02_use." in second and "still to come" not in second
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Let the output be a terminal's; returns what each notebook's line showed, one after the other."""
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "70")
+
+    def shown():
+        lines = capsys.readouterr().out.split("\n")
+        return [line.split(runner._CLEAR) for line in lines if line.startswith("0") and "unchanged" not in line]
+
+    return shown
+
+
+def test_terminal_shows_what_a_notebook_is_doing(go, terminal):
+    go()
+    assert terminal() == [
+        ["01_make … ", "01_make … 0 s · Training: epoch 3", "01_make … 1 s"],
+        ["02_use … ", "02_use … 0 s · Training: epoch 3", "02_use … 1 s"],
+    ]
+
+
+def test_terminal_shows_the_time_left_from_the_last_run_on_this_machine(go, tmp_path, terminal):
+    def first_line():
+        return next(line for line in terminal() if "runs again" not in line[0])[1].partition(" · Training")[0]
+
+    go()
+    terminal()
+    go(parameters={"size": 4})
+    assert first_line() == "01_make … 0 s · about 2 s left"
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    record["machine"]["cores"] = 999
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    go(parameters={"size": 5})
+    assert first_line() == "01_make … 0 s"
+
+
+def test_time_left_is_that_of_the_notebooks_to_come(go, terminal, executed, tmp_path):
+    go()
+    executed.fails.add("interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        go(only="02")
+    executed.fails.clear()
+    terminal()
+    go()
+    assert terminal()[0][1] == "02_use … 0 s · about 1 s left · Training: epoch 3"
 
 
 def test_default_run_folder_carries_the_profiles_name(notebooks, executed, tmp_path, monkeypatch):

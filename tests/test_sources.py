@@ -10,10 +10,15 @@ import pytest
 
 from covidxr.data.images import DecodeError, read_image
 from covidxr.data.manifest import COLUMNS, MASK_COLUMNS, read_table
+from covidxr.data.phantom import HOSPITALS
 from covidxr.data.sources import (
+    PHANTOM_SOURCES,
+    SOURCES,
+    _load_table,
+    draw_phantoms,
     excluded_images,
     load_source,
-    load_table,
+    source_entry,
     source_names,
 )
 from covidxr.utils import CovidxrError
@@ -53,7 +58,7 @@ def patients(rows):
 def test_a_missing_folder_says_where_to_get_the_data(source, tmp_path):
     for place in (tmp_path, tmp_path / "none", None):
         with pytest.raises(
-            CovidxrError, match=r"covidxr.run.fetch, or get the data from https://\S+ and name its folder with DATA_DIR"
+            CovidxrError, match=r"covidxr data, or get the data from https://\S+ and name its folder with DATA_DIR"
         ):
             load_source(source, place)
 
@@ -281,7 +286,7 @@ def test_what_a_manifest_cannot_keep_is_named_with_row_and_column(text, column, 
     path = tmp_path / "ours.csv"
     path.write_bytes(f"{','.join(cells)}\na.png,Normal,,\n{quoted}\n".encode())
     with pytest.raises(CovidxrError, match=rf"ours\.csv: row 2, {column} '_.*_': '.*' cannot be kept in a table"):
-        load_table(path)
+        _load_table(path)
 
 
 @pytest.mark.parametrize("name", [b"Normal/a\xff.png", b"N\xff/a.png", b"Normal/a\rb.png", b"Normal /a.png"], ids=repr)
@@ -290,7 +295,7 @@ def test_a_file_name_that_a_manifest_cannot_keep_is_a_sentence(name, tmp_path):
     os.makedirs(os.path.dirname(path))
     open(path, "wb").close()
     with pytest.raises(CovidxrError, match="image '.*cannot be kept in a table; .*rename it, in UTF-8") as caught:
-        load_table(tmp_path)
+        _load_table(tmp_path)
     str(caught.value).encode()  # the sentence itself can be printed
 
 
@@ -315,7 +320,7 @@ def test_a_row_takes_over_every_manifest_column(tmp_path):
     path = sample_images(
         tmp_path, f"{header}\nimages/a.png,COVID-19,p 1,north,AP,61,F,CC0,http://a,masks/a.png,,Málaga\n"
     )
-    row = load_table(path).iloc[0].to_dict()
+    row = _load_table(path).iloc[0].to_dict()
     assert row["path"] == str(tmp_path / "images/a.png") and row["lung_mask"] == str(tmp_path / "masks/a.png")
     assert row["image_id"] == "ours/images/a.png" and row["age"] == 61 and row["lesion_mask"] == "" == row["split"]
     assert [row[name] for name in header.split(",")[1:5]] == [
@@ -327,7 +332,7 @@ def test_a_row_takes_over_every_manifest_column(tmp_path):
 
 
 def test_what_a_row_does_not_say_has_a_default(tmp_path):
-    rows = load_table(
+    rows = _load_table(
         sample_images(tmp_path, "label,path,patient_id,source,age\nNormal,a.png,,,\nNormal,b.png,p,,adult\n")
     )
     assert rows.patient_id.tolist() == ["a.png", "p"] and rows.source.tolist() == ["ours", "ours"]
@@ -342,7 +347,7 @@ def test_paths_are_the_users_own_choice(tmp_path, image):
     path = sample_images(
         tmp_path / "here", f"path,label\n{tmp_path}/elsewhere/a.png,Normal\n../b.png,Normal\nlink.png,Normal\n"
     )
-    a, b, link = (read_image(path) for path in load_table(path).path)
+    a, b, link = (read_image(path) for path in _load_table(path).path)
     assert (a != b).any() and (b == link).all()
 
 
@@ -363,7 +368,7 @@ def test_a_table_without_images_or_labels_is_a_sentence(text, error, tmp_path):
 
 
 def test_repeated_rows_count_once(tmp_path):
-    rows = load_table(sample_images(tmp_path, "path,label\na.png,Normal\na.png,Normal\nb.png,Normal\n"))
+    rows = _load_table(sample_images(tmp_path, "path,label\na.png,Normal\na.png,Normal\nb.png,Normal\n"))
     assert rows.image_id.tolist() == ["ours/a.png", "ours/b.png"] and rows.index.tolist() == [0, 1]
 
 
@@ -416,10 +421,72 @@ def test_a_folder_without_images_is_a_sentence(name, tmp_path, image):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).touch()
     with pytest.raises(CovidxrError, match="empty: no images in its sub-folders; expected one sub-folder a class"):
-        load_table(tmp_path / "empty")
+        _load_table(tmp_path / "empty")
 
 
 def test_the_named_source_needs_a_place(tmp_path):
     with pytest.raises(CovidxrError, match="source 'table' needs data_dir"):
         load_source("table")
     assert len(load_source("table", sample_images(tmp_path, "path,label\na.png,Normal\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ("figure1", ("figure1", None)),
+        (Path("ours.csv"), (Path("ours.csv"), None)),
+        ({"figure1": ["COVID-19"]}, ("figure1", ["COVID-19"])),
+        ({Path("ours.csv"): ("a", "b")}, (Path("ours.csv"), ["a", "b"])),
+    ],
+)
+def test_an_entry_is_a_source_and_perhaps_its_classes(entry, parts):
+    assert source_entry(entry) == parts
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({}, r"source {}: name one source with its classes, such as {'figure1': \['COVID-19'\]}"),
+        ({"figure1": ["COVID-19"], "phantom": ["Normal"]}, "source {.*}: name one source with its classes"),
+        ({"figure1": "COVID-19"}, "source 'figure1' is 'COVID-19'; give a list of names"),
+        ({"figure1": None}, "source 'figure1' is None; give a list of names"),
+        ({"figure1": []}, "source 'figure1' is empty; name at least one"),
+        ({"figure1": [3]}, "source 'figure1' holds 3, which is not a name"),
+        ({"figure1": ["COVID-19", "COVID-19"]}, "source 'figure1' holds 'COVID-19' twice"),
+    ],
+)
+def test_a_malformed_entry_is_a_sentence(entry, error):
+    with pytest.raises(CovidxrError, match=error):
+        source_entry(entry)
+
+
+def test_only_the_classes_of_an_entry_are_loaded(tmp_path):
+    for name in ("Normal/a.png", "Normal/b.png", "Virus/c.png"):
+        plant(tmp_path / "ours", name)
+    assert load_source({tmp_path / "ours": ["Normal"]}).label.tolist() == ["Normal", "Normal"]
+    with pytest.raises(CovidxrError, match=r"unknown class of source '.*ours': 'Covid'; available: Normal, Virus"):
+        load_source({tmp_path / "ours": ["Normal", "Covid"]})
+
+
+def test_each_phantom_hospital_is_a_source(tmp_path):
+    assert set(PHANTOM_SOURCES) == {"phantom", *(f"phantom-{name}" for name in HOSPITALS)} <= set(SOURCES)
+    assert excluded_images([{"phantom-city": ["COVID-19"]}, *PHANTOM_SOURCES], tmp_path).empty
+    for name, hospital in HOSPITALS.items():
+        rows = draw_phantoms(f"phantom-{name}", hospital.classes, tmp_path, per_class=1, size=32)
+        assert rows.label.tolist() == list(hospital.classes) and set(rows.source) == {f"phantom-{name}"}
+
+
+def test_phantoms_are_drawn_of_the_wanted_classes_that_their_hospital_sends(tmp_path):
+    def drawn(entry, *classes, label_map=None):
+        return draw_phantoms(entry, classes, tmp_path, label_map, per_class=1, size=32).label.tolist()
+
+    assert drawn("phantom-childrens", "COVID-19", "Bacteria") == ["Bacteria"]
+    assert drawn({"phantom-city": ["COVID-19"]}, "Normal", "COVID-19") == ["COVID-19"]
+    assert drawn("phantom", "Pneumonia", label_map={"Virus": "Pneumonia", "Bacteria": "Pneumonia"}) == [
+        "Bacteria",
+        "Virus",
+    ]
+    with pytest.raises(CovidxrError, match="unknown class of source 'phantom-city': 'Flu'; available: Normal"):
+        drawn({"phantom-city": ["COVID-19", "Flu"]}, "COVID-19")
+    with pytest.raises(CovidxrError, match="'phantom-childrens' has no phantoms of COVID-19, only of Normal"):
+        drawn("phantom-childrens", "COVID-19")

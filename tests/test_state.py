@@ -64,7 +64,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def place(undisturbed, tmp_path):
-    """A copy of it, elsewhere."""
+    """A copy of it in another folder."""
     return Path(shutil.copytree(undisturbed, tmp_path / "place"))
 
 
@@ -328,7 +328,9 @@ def test_damage_of_other_notebooks_is_reported_and_not_repaired(place, go, capsy
     overwritten(place / "run" / "gallery" / "images.csv")
     before = (place / "run" / "gallery" / "images.csv").read_bytes()
     assert go(only="02") == ["02_fit"]
-    assert "04_look: gallery/images.csv is damaged; the command without --only" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "04_look: gallery/images.csv is damaged; the command without --only" in said
+    assert said.endswith("index.html is as before the damage\n")
     assert (place / "run" / "gallery" / "images.csv").read_bytes() == before
 
 

@@ -77,7 +77,7 @@ def test_metrics_hold_every_chapter_with_its_yardstick(finished):
     assert all({"value", "low", "high"} <= set(baseline) for baseline in metrics["baselines"].values())
     assert {"heat_in_lungs", "chance", "untrained"} <= set(metrics["grad_cam"])
     assert all({"value", "low", "high", "chance", "conclusion"} <= set(probe) for probe in metrics["audit"].values())
-    assert metrics["external"]["phantom"]["n"] > 0
+    assert metrics["external"]["phantom-county"]["n"] > 0
     assert metrics["model"]["weights"] == "random"
 
 
@@ -250,8 +250,9 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["ablation"]
     assert set(found["variants"]) == set(variants) and found["variants"]["one-cycle"]["n"] == 48
-    assert {"value", "low", "high", "chance", "difference_low", "verdict"} <= set(found["variants"]["one-cycle"])
-    assert len(list((run_dir / "sweep").glob("*/*/model.keras"))) == 4
+    assert {"accuracy", "chance", "difference", "verdict"} <= set(found["variants"]["one-cycle"])
+    assert {"value", "low", "high"} <= set(found["variants"]["one-cycle"]["accuracy"])
+    assert len(list((run_dir / "ablation").glob("*/*/model.keras"))) == 4
     assert "08_ablation_study.png" in (run_dir / "index.html").read_text(encoding="utf-8")
     said = [
         o
@@ -260,9 +261,9 @@ def test_an_ablation_on_top_of_a_run(finished, tmp_path):
     ]
     assert not any(o.output_type == "stream" and o.name == "stderr" for o in said)
     assert "significant" in str(said)
-    before = [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")]
+    before = [path.stat().st_mtime_ns for path in (run_dir / "ablation").rglob("task.json")]
     assert walk(run_dir, "demo", "--only", "08", **SMALL, variants=variants, folds=2).returncode == 0
-    assert [path.stat().st_mtime_ns for path in (run_dir / "sweep").rglob("task.json")] == before
+    assert [path.stat().st_mtime_ns for path in (run_dir / "ablation").rglob("task.json")] == before
 
 
 @pytest.mark.realdata

@@ -33,23 +33,32 @@ def sample_images():
 
 
 def test_headless_it_is_a_grid_of_images_by_layers(model, sample_images):
-    ax = widgets.browse_heatmaps(model, sample_images, [f"image {i}" for i in range(9)], ["first", "second"], CLASSES)
+    titles, lungs = [f"image {i}" for i in range(9)], {"lungs": sample_images > 127}
+    ax = widgets.browse_heatmaps(model, sample_images, titles, CLASSES, ["first", "second"], ["paper"], lungs)
     texts = [text.get_text() for text in ax.texts]
     assert texts[:6] == [f"image {i}" for i in range(6)] and texts[6] == "second"
     height, width = ax.images[0].get_array().shape[:2]
     assert height >= 2 * 16 and width >= 6 * 16
-    few = widgets.browse_heatmaps(model, sample_images[:2], ["a", "b"], ["first"], CLASSES)
+    assert len(ax.collections) == 12 and ax.get_legend().get_texts()[0].get_text() == "lungs"
+    few = widgets.browse_heatmaps(model, sample_images[:2], ["a", "b"], CLASSES, ["first"], ["paper"], {})
     assert [text.get_text() for text in few.texts] == ["a", "b"]
 
 
 def test_live_it_has_a_slider_and_two_menus_that_draw(model, sample_images, monkeypatch):
     drawn = []
     monkeypatch.setattr(widgets, "is_live", lambda: True)
-    monkeypatch.setattr(widgets, "heat_figure", lambda image, heat, title: drawn.append((image, heat, title)))
-    found = widgets.browse_heatmaps(
-        model, sample_images, [f"image {i}" for i in range(9)], ["first", "second"], CLASSES
+    masks = []
+    monkeypatch.setattr(
+        widgets,
+        "heat_figure",
+        lambda image, heat, title, **outlined: drawn.append((image, heat, title)) or masks.append(outlined),
     )
-    slider, layer, explained = found.children[:3]
+    titles, lungs = [f"image {i}" for i in range(9)], {"lungs": sample_images > 127}
+    found = widgets.browse_heatmaps(
+        model, sample_images, titles, CLASSES, ["first", "second"], ["paper", "layercam"], lungs
+    )
+    slider, layer, style, explained, outlined = found.children[:5]
+    assert style.options == ("paper", "layercam")
     assert isinstance(found, ipywidgets.Widget) and slider.max == 8
     assert layer.options == ("first", "second") and explained.options == ("as predicted", *CLASSES)
     found.update()
@@ -60,6 +69,11 @@ def test_live_it_has_a_slider_and_two_menus_that_draw(model, sample_images, monk
     assert (drawn[1][0] == sample_images[8]).all() and not np.allclose(drawn[1][1], drawn[2][1])
     assert not np.allclose(drawn[3][1], drawn[4][1])  # the classes differ
     assert any(np.allclose(drawn[2][1], heat) for _, heat, _ in drawn[3:])  # and one of them is the predicted one
+    assert (masks[-1]["lungs"] == (sample_images[8] > 127)).all()
+    outlined.value = False
+    assert masks[-1] == {}
+    style.value = "layercam"
+    assert not np.allclose(drawn[-1][1], drawn[-2][1])
 
 
 def test_augmentations_headless_and_live(sample_images, monkeypatch):
@@ -116,7 +130,7 @@ def test_predictions_live_are_filtered_and_paged(predictions, monkeypatch):
 
 def test_an_unknown_layer_is_named_at_once(model, sample_images):
     with pytest.raises(CovidxrError, match="'third' not found.*first, second"):
-        widgets.browse_heatmaps(model, sample_images, [""] * 9, ["first", "third"], CLASSES)
+        widgets.browse_heatmaps(model, sample_images, [""] * 9, CLASSES, ["first", "third"], ["paper"], {})
 
 
 def test_a_kernel_knows_whether_it_is_interactive():

@@ -1,6 +1,6 @@
 """The shortcut audit, its registry of probes, and generalisation to held-out groups."""
 
-from covidxr.audit.generalization import HeldOutGroups, leave_one_source_out
+from covidxr.audit.generalization import HeldOutGroups, HeldOutReport, leave_one_source_out
 from covidxr.audit.probes import AuditData, ProbeResult, register_probe
 from covidxr.audit.report import AuditReport, shortcut_audit
 
@@ -8,6 +8,7 @@ __all__ = [
     "AuditData",
     "AuditReport",
     "HeldOutGroups",
+    "HeldOutReport",
     "ProbeResult",
     "leave_one_source_out",
     "register_probe",

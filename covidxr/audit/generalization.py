@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from covidxr.audit.probes import MIN_PATIENTS, auc_with_limits
+from covidxr.audit.probes import MIN_PATIENTS
 from covidxr.data.manifest import patient_keys
 from covidxr.data.splits import split_groups
-from covidxr.evaluation.intervals import bootstrap_interval, proportion_interval
+from covidxr.evaluation.comparison import compare_auc
+from covidxr.evaluation.intervals import (
+    binary_metrics,
+    estimate_auc,
+    estimate_columns,
+    estimate_of,
+    estimate_records,
+    estimate_statistic,
+)
 from covidxr.evaluation.linear_probe import LogisticProbe, SourceBalancedLDA
 from covidxr.evaluation.metrics import POSITIVE
 from covidxr.utils import CovidxrError, unknown
@@ -164,45 +172,112 @@ def comparison_run_predictions(run_dir, sources, positive=POSITIVE) -> pd.DataFr
 
 def held_out_metrics(predictions) -> pd.DataFrame:
     """Sensitivity, specificity and AUC with their intervals: one row a held-out group and method."""
-    rows = {key: _metrics(images) for key, images in predictions.groupby(["group", "method"], sort=False)}
+    rows = {}
+    for key, images in predictions.groupby(["group", "method"], sort=False):
+        estimates = binary_metrics(images.positive, images.predicted, images.score, images.patient)
+        counts = {"n_positive": int(images.positive.sum()), "n_negative": int((~images.positive).sum())}
+        rows[key] = counts | estimate_columns(**estimates)
     index = pd.MultiIndex.from_tuples(rows, names=["group", "method"])
     return pd.DataFrame(list(rows.values()), index)
 
 
-def _metrics(images):
-    y, predicted, patients = (images[name].to_numpy() for name in ("positive", "predicted", "patient"))
-    row = {"n_positive": int(y.sum()), "n_negative": int((~y).sum())}
-    row |= _with_limits("sensitivity", *_proportion(predicted[y], patients[y]))
-    row |= _with_limits("specificity", *_proportion(~predicted[~y], patients[~y]))
-    return row | _with_limits("auc", *_auc(images))
+def auc_changes(predictions) -> pd.DataFrame:
+    """The change of AUC from the ERM baseline to the source-balanced LDA: one row a held-out group."""
+    rows = {
+        name: estimate_columns(change=_auc_change(images)) for name, images in predictions.groupby("group", sort=False)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["change", "change_low", "change_high"])
 
 
-def _proportion(hits, patients):
-    return (hits.mean(), *proportion_interval(hits, patients)) if len(hits) else (np.nan,) * 3
+def _auc_change(images):
+    baseline, mitigated = (images[images.method == method] for method in (ERM, LDA))
+    return compare_auc(mitigated.positive, baseline.score, mitigated.score, mitigated.patient)
 
 
-def _auc(images):
-    if images.positive.nunique() < 2:
-        return (np.nan,) * 3
-    return auc_with_limits(images.positive.to_numpy(), images.score.to_numpy(), images.patient.to_numpy())
+@dataclass(frozen=True)
+class HeldOutReport:
+    """The results on held-out groups, or the reason why there are none; it is true where there are results.
+
+    Attributes
+    ----------
+    predictions : pandas.DataFrame
+        One row a method and image: ``group``, ``source``, ``label``, ``positive``, ``patient``, ``method``, ``score`` (of the
+        positive class), ``predicted`` (whether it is the most probable class).
+    table : pandas.DataFrame
+        One row a group, and method where there are several: numbers of images, and sensitivity, specificity and AUC with their
+        limits; empty where there are no results.
+    reason : str
+        Why there are no results; empty where there are.
+    not_held_out : tuple of str
+        Groups that could not be held out.
+
+    Examples
+    --------
+    >>> report = leave_one_source_out(None, pd.DataFrame())
+    >>> bool(report), report.sentences()
+    (False, ['There is no features.npz of notebook 03, so no group is held out.'])
+    """
+
+    predictions: pd.DataFrame
+    table: pd.DataFrame
+    reason: str = ""
+    not_held_out: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+    def sentences(self) -> list[str]:
+        """One sentence a row, one a change between methods, and one for each group that cannot be held out.
+
+        Returns
+        -------
+        list of str
+            Only the reason where there are no results.
+        """
+        if self.reason:
+            return [self.reason]
+        changes = auc_changes(self.predictions) if {ERM, LDA} <= set(self.predictions.method) else pd.DataFrame()
+        lacking = [f"{name} cannot be held out: {_LACKING}." for name in self.not_held_out]
+        return [*_held_out_sentences(self.table), *change_sentences(changes), *lacking]
+
+    def to_dict(self) -> dict[str, dict]:
+        """The table as it is stored in ``metrics.json``.
+
+        Returns
+        -------
+        dict
+            Group to counts and estimates, None for NaN; empty where there are no results.
+        """
+        return estimate_records(self.table)
 
 
-def _with_limits(name, value, low, high):
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+_LACKING = "fewer than two patients with or without the positive class would remain for training"
+
+_NO_EMBEDDINGS = "There is no features.npz of notebook 03, so no group is held out."
+
+
+def _without_results(reason) -> HeldOutReport:
+    return HeldOutReport(pd.DataFrame(), pd.DataFrame(), reason)
+
+
+def _report(predictions, what) -> HeldOutReport:
+    if predictions.empty:
+        return _without_results(f"No {what} can be held out: {_LACKING}, or no {what} has both classes.")
+    return HeldOutReport(predictions, held_out_metrics(predictions))
 
 
 def leave_one_source_out(
-    features: np.ndarray,
+    features: np.ndarray | None,
     manifest: pd.DataFrame,
     positive: str | None = POSITIVE,
     estimator: BaseEstimator | None = None,
-) -> pd.DataFrame:
+) -> HeldOutReport:
     """Evaluate a linear probe on each source in turn, fitted on the other sources.
 
     Parameters
     ----------
-    features : numpy.ndarray
-        Embeddings of N images, shape (N, …), floating point.
+    features : numpy.ndarray or None
+        Embeddings of N images, shape (N, …), floating point; with None the report has no results.
     manifest : pandas.DataFrame
         N manifest rows.
     positive : str, optional
@@ -213,10 +288,11 @@ def leave_one_source_out(
 
     Returns
     -------
-    pandas.DataFrame
-        Index ``source``; columns ``n_positive``, ``n_negative``, ``sensitivity``, ``specificity`` (for the most probable
-        class) and ``auc`` (NaN where the source has one class only), in [0, 1], each with ``_low`` and ``_high`` of its
-        95 % CI. A source is missing where fewer than two patients with or without the positive class would remain.
+    HeldOutReport
+        Its ``table`` has the index ``source`` and the columns ``n_positive``, ``n_negative``, ``sensitivity``,
+        ``specificity`` (for the most probable class) and ``auc`` (NaN where the source has one class only), in [0, 1], each
+        with ``_low`` and ``_high`` of its 95 % CI. A source is missing where fewer than two patients with or without the
+        positive class would remain.
 
     Raises
     ------
@@ -229,31 +305,35 @@ def leave_one_source_out(
     >>> rows = manifest_rows(
     ...     {"image_id": i, "patient_id": i, "label": ["COVID-19", "Normal"][i % 2], "source": "xyz"[i % 3]} for i in range(60))
     >>> found = leave_one_source_out(np.c_[np.arange(60) % 2], rows)
-    >>> float(found[["sensitivity", "specificity"]].to_numpy().min())
+    >>> float(found.table[["sensitivity", "specificity"]].to_numpy().min())
     1.0
     """
-    methods = {"": SourceBalancedLDA() if estimator is None else estimator}
-    predictions = held_out_predictions(features, manifest, manifest.source, positive, methods)
-    return held_out_metrics(predictions).droplevel("method").rename_axis("source")
+    if features is None:
+        return _without_results(_NO_EMBEDDINGS)
+    methods = {"": estimator or METHODS[LDA]}
+    report = _report(held_out_predictions(features, manifest, manifest.source, positive, methods), "source")
+    if not report:
+        return report
+    table = report.table.droplevel("method").rename_axis("source")
+    return replace(report, table=table, not_held_out=tuple(sorted(set(manifest.source) - set(table.index))))
 
 
-def auc_changes(predictions) -> pd.DataFrame:
-    """The change of AUC from the ERM baseline to the source-balanced LDA: one row a held-out group."""
-    rows = {name: _auc_change(images) for name, images in predictions.groupby("group", sort=False)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["change", "change_low", "change_high"])
+def leave_one_site_out(features, manifest, positive=POSITIVE) -> HeldOutReport:
+    """Each acquisition site with both classes held out in turn, by the ERM baseline and the source-balanced LDA."""
+    if features is None:
+        return _without_results(_NO_EMBEDDINGS)
+    groups = sites_with_both_classes(manifest, positive)
+    return _report(held_out_predictions(features, manifest, groups, positive), "site")
 
 
-def _auc_change(images):
-    baseline, mitigated = (images[images.method == method] for method in (ERM, LDA))
-    y, scores = mitigated.positive.to_numpy(), [rows.score.to_numpy() for rows in (baseline, mitigated)]
-
-    def change(rows):
-        if len(set(y[rows])) < 2:
-            return np.nan
-        before, after = (roc_auc_score(y[rows], score[rows]) for score in scores)
-        return after - before
-
-    return change(np.arange(len(y))), *bootstrap_interval(change, mitigated.patient.to_numpy())
+def hold_out_jointly(features, manifest, sources, positive=POSITIVE, comparison_run=None) -> HeldOutReport:
+    """Several sources held out at once, the positive class against each other label; `comparison_run` adds that run's network."""
+    if features is None or not sources:
+        return _without_results(_NO_EMBEDDINGS if sources else "No sources are named to be held out jointly.")
+    predictions = held_out_predictions(features, manifest, joint_groups(manifest, sources), positive)
+    if comparison_run and len(predictions):
+        predictions = pd.concat([predictions, comparison_run_predictions(comparison_run, sources, positive)])
+    return _report(split_by_comparison(predictions, positive), "combination of sources")
 
 
 class Variant(NamedTuple):
@@ -294,12 +374,12 @@ def compare_mitigations(variants, manifest, positive=POSITIVE) -> pd.DataFrame:
             return pd.DataFrame()
         about = cells[of_sources.index], of_sources.patient.to_numpy()
         correct[name] = (of_sources.predicted == of_sources.positive).to_numpy(dtype=float)
-        rows[name] = {"baseline": baseline} | _with_limits("accuracy", *_mean_over_groups(correct[name], *about))
+        estimates = {"accuracy": _mean_over_groups(correct[name], *about)}
         if baseline:
-            change = correct[name] - correct[baseline]
-            rows[name] |= _with_limits("change", *_mean_over_groups(change, *about))
-        complete = 0 < len(of_folds) == (within != "").sum()
-        rows[name] |= _with_limits("within_source_auc", *(_auc(of_folds) if complete else (np.nan,) * 3))
+            estimates["change"] = _mean_over_groups(correct[name] - correct[baseline], *about)
+        complete = 0 < len(of_folds) == (within != "").sum() and of_folds.positive.nunique() == 2
+        auc = estimate_auc(of_folds.positive, of_folds.score, of_folds.patient) if complete else None
+        rows[name] = {"baseline": baseline} | estimate_columns(**estimates, within_source_auc=auc)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
@@ -308,33 +388,23 @@ def _mean_over_groups(values, cells, patients):
         images = np.bincount(cells[rows])
         return (np.bincount(cells[rows], values[rows])[images > 0] / images[images > 0]).mean()
 
-    return mean(np.arange(len(values))), *bootstrap_interval(mean, patients)
+    return estimate_statistic(mean, patients)
 
 
-def _text(row, name, sign=""):
-    value, low, high = (format(row[name + end], f"{sign}.2f") for end in ("", "_low", "_high"))
-    return f"{value} (95 % CI {low}–{high})" if not sign else f"{value} (95 % CI {low} to {high})"
-
-
-def held_out_sentences(table, what="source", names=()) -> list[str]:
-    """One sentence a row of `held_out_metrics`, and one for those of `names` that could not be held out."""
-    lack = "fewer than two patients with or without the positive class would remain for training"
-    if table.empty:
-        return [f"No {what} can be held out: {lack}, or no {what} has both classes."]
+def _held_out_sentences(table):
     metrics = {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC (chance 0.50)"}
     sentences = []
     for key, row in table.iterrows():
-        known = [f"{text} {_text(row, name)}" for name, text in metrics.items() if np.isfinite(row[name])]
+        known = [f"{text} {estimate_of(row, name)}" for name, text in metrics.items() if np.isfinite(row[name])]
         counts = f"{row.n_positive:.0f} positive and {row.n_negative:.0f} negative images"
         sentences.append(f"{key if isinstance(key, str) else ', '.join(key)}: {'; '.join(known)}; {counts}.")
-    held_out = set(table.index.get_level_values(0))
-    return sentences + [f"{name} cannot be held out: {lack}." for name in dict.fromkeys(names) if name not in held_out]
+    return sentences
 
 
 def change_sentences(table, of="AUC") -> list[str]:
     """One sentence a row with a change: how large, and whether it is significant."""
     return [
-        f"{name}: change of {of} {_text(row, 'change', '+')} compared with {row.get('baseline', ERM)}: {_conclusion(row)}."
+        f"{name}: change of {of} {estimate_of(row, 'change').signed()} compared with {row.get('baseline', ERM)}: {_conclusion(row)}."
         for name, row in table.iterrows()
         if np.isfinite(row.get("change", np.nan))
     ]
@@ -349,7 +419,8 @@ def mitigation_sentences(table) -> list[str]:
     if table.empty:
         return ["No mitigation can be compared: no source can be held out."]
     accuracy = [
-        f"{name}: mean per-group accuracy {_text(row, 'accuracy')}, chance 0.50." for name, row in table.iterrows()
+        f"{name}: mean per-group accuracy {estimate_of(row, 'accuracy')}, chance 0.50."
+        for name, row in table.iterrows()
     ]
     sentences = accuracy + change_sentences(table, "mean per-group accuracy")
     if table.within_source_auc.isna().all():
@@ -357,18 +428,3 @@ def mitigation_sentences(table) -> list[str]:
             f"No AUC within a source: no source has {MIN_PATIENTS} patients with and without the positive class."
         )
     return sentences
-
-
-def table_records(table) -> dict:
-    """A table as it goes into ``metrics.json``: a column with limits is one estimate, NaN is null."""
-    table = table.set_axis([key if isinstance(key, str) else ", ".join(key) for key in table.index])
-    return {name: _record(row) for name, row in table.astype(object).where(table.notna(), None).iterrows()}
-
-
-def _record(row):
-    ends = {name: [f"{name}_low", f"{name}_high"] for name in row.index if f"{name}_low" in row}
-    record = row.drop([end for pair in ends.values() for end in pair]).to_dict()
-    for name, (low, high) in ends.items():
-        if record[name] is not None:
-            record[name] = {"value": record[name], "low": row[low], "high": row[high]}
-    return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import re
 import struct
@@ -92,8 +91,3 @@ def check_scans(content):
     scans = sum(1 for _ in re.finditer(b"\xff\xda", content))
     if scans > MAX_SCANS:
         raise Refused(f"more than {MAX_SCANS} JPEG scans are refused, it has {scans:,}")
-
-
-def mapped(file):
-    """Show the content of an open file without reading it into memory."""
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,8 @@ def noise(rng, n, cells, octaves=3):
 
 SPAN = 43.0
 
+_GROWN = 16  # years
+
 
 @dataclass(frozen=True)
 class Body:
@@ -77,6 +80,8 @@ class Body:
     rib_fall: float
     bend: float
     seed: int
+    thymus: float = 0.0  # how far it widens the middle
+    short: float = 1.0  # length of the chest, as a share of an adult's of its width
 
 
 class Pose(NamedTuple):
@@ -89,6 +94,7 @@ class Pose(NamedTuple):
     spread: float
     elbow: float
     gas: float
+    raised: bool = False
 
 
 class Cage(NamedTuple):
@@ -116,7 +122,24 @@ def draw_body(rng, age=None, sex=None, size=None) -> Body:
         13 * tall, 10.6 + 1.6 * size, 21.8 * tall, 2.9 + 1.8 * size, (2.3 + size) * (sex == "F"),
         tall * (1 + 0.05 * old), 1 + 0.25 * old, 1 - 0.15 * old, 2.25 * tall, 8.5 * tall,
     )  # fmt: skip
-    return Body(age, sex, size, *(t * v for t, v in zip(typical, vary, strict=True)), bend, seed)
+    body = Body(age, sex, size, *(t * v for t, v in zip(typical, vary, strict=True)), bend, seed)
+    return _shrink_to_child(body) if age < _GROWN else body
+
+
+def _shrink_to_child(body):
+    """Give a body the proportions of a child, whose chest is drawn as wide as an adult's: the image covers less of it."""
+    young = (_GROWN - body.age) / _GROWN
+
+    def part(adult, child):
+        return 1 + young * (child / adult - 1)
+
+    return replace(
+        body, depth=body.depth * part(10.6, 11.5), height=body.height * part(21.8, 17.0), wall=body.wall * part(2.9, 1.3),
+        breast=body.breast * max(0.0, 1 - 2 * young), heart=body.heart * part(1, 1.12), bone=body.bone * part(1, 0.8),
+        rib_pitch=body.rib_pitch * part(2.25, 1.75), rib_fall=body.rib_fall * part(8.5, 4.0), bend=0.5 * body.bend,
+        thymus=max(0.0, 1.6 - 0.4 * body.age),
+        short=part(21.8, 17.0),
+    )  # fmt: skip
 
 
 def draw_pose(rng, view) -> Pose:
@@ -201,8 +224,13 @@ def _shoulder(body, pose, x, y, tip):
     x, jx, jy = np.abs(x), out + 17.2 * scale, tip + 3.6
     spine = tube(rod(x, y, (out + 9.8 * scale, tip + 5.0), (out + 16 * scale, tip + 0.6)), 0.55, 0.6)
     head = tube(np.hypot(x - jx, y - jy), 2.3 * scale, 0.8)
-    shaft = tube(rod(x, y, (jx + 0.6, jy + 0.4), (jx + pose.elbow, jy + 16)), 1.15 * scale, 0.68)
+    shaft = tube(rod(x, y, (jx + 0.6, jy + 0.4), _elbow(pose, jx, jy)), 1.15 * scale, 0.68)
     return 0.3 * blade + 1.4 * blade * (1 - blade) + 0.45 * spine + 0.5 * np.maximum(head, shaft)
+
+
+def _elbow(pose, x, y):
+    """Place of the elbow, of a joint at x and y: below it, or above the head."""
+    return (x - 0.6 * pose.elbow, y - 16) if pose.raised else (x + pose.elbow, y + 16)
 
 
 def _blade(corners, n, pixel):
@@ -261,15 +289,18 @@ def _solid(body, pose, cage):
 
 
 def _middle(body, pose, cage):
-    """1 between the lungs, 0 outside; on the left the aortic arch and the pulmonary trunk bulge."""
-    tip, knob, scale = cage.tip, 1.1 * (body.aorta - 1), body.width / 13
-    both = (tip, 4.2), (tip + 0.8, 3.3), (tip + 3, 2.4)
-    right = through(cage.y, *both, (-5, 2.4), (-2, 2.8), (1, 2.9), (9, 2.4))
-    bulges = (-6.8, 2.5 + knob), (-5, 3.3 + 2 * knob), (-3.2, 3.0 + knob), (-1.2, 3.6), (1.5, 3.4), (9, 2.4)
-    left, x = through(cage.y, *both, *bulges), cage.x - 0.5 * pose.turn
+    """1 between the lungs, 0 outside; on the left bulge the aortic arch and the pulmonary trunk, on both a child's thymus."""
+    tip, knob, sail, scale = cage.tip, 1.1 * (body.aorta - 1), body.thymus, body.width / 13
+    top = (tip, 4.2), (tip + 0.8, 3.3), (tip + 3 * body.short, 2.4)
+    right = (-5, 2.4 + sail), (-2, 2.8 + sail), (1, 2.9), (9, 2.4)
+    arch = (-6.8, 2.5 + knob), (-5, 3.3 + 2 * knob + 0.4 * sail), (-3.2, 3.0 + knob + sail)
+    left = *arch, (-1.2, 3.6 + 0.5 * sail), (1.5, 3.4), (9, 2.4)
+    right, left = (through(cage.y, *top, *((y * body.short, half) for y, half in side)) for side in (right, left))
+    x = cage.x - 0.5 * pose.turn
     return edge(scale * right + x, 0.5) * edge(scale * left - x, 0.5)
 
 
+@lru_cache(maxsize=4)  # several images of one person are drawn in a row
 def _vessels(body, n):
     """The lungs' vessels, fanning out from both hila and branching three times."""
     rng, fine, k = np.random.default_rng(body.seed), 430, body.width / 13
@@ -320,7 +351,10 @@ def _flesh(body, pose, cage):
     half = through(y - tip, *outline)
     depth = 2 * through(y - tip, *depths) * np.sqrt(np.maximum(1 - (x / half) ** 2.6, 0))
     joint = 17.0 * k + pose.spread, tip + 4.6
-    arm = rod(x, y, joint, (joint[0] + pose.elbow, joint[1] + 16))
+    arm = rod(x, y, joint, _elbow(pose, *joint))
     low = tip + 17.5 + 0.8 * body.size
     breasts = ball(x, y, (7.3 * k, low - 2), (6.3 * k, 5.5 * k)) * edge(low + 2.2 - y, 3.5)
-    return np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.1 * body.breast * breasts
+    flesh = np.maximum(depth, tube(arm, 3.6 * k + 0.45 * wall)) + 1.1 * body.breast * breasts
+    if body.short < 1:  # a child's chin comes down onto the image
+        flesh = flesh + 7 * ball(x, y, (0, tip - 12.5 - 2.5 * pose.shrug), (4.8, 4.6))
+    return flesh

@@ -11,9 +11,9 @@ from covidxr.data.manifest import patient_keys
 
 ATTRIBUTES = ("source", "age group", "view", "sex")
 
-AGE_GROUPS = {"children": 0, "adults under 60": 18, "60 and older": 60}  # each from that age on
+_AGE_GROUPS = {"children": 0, "adults under 60": 18, "60 and older": 60}  # each from that age on
 
-AGES_OF_SOURCES = {"kaggle-chest-xray": 3.0}  # per-image ages are missing; its authors state one to five years
+_AGES_OF_SOURCES = {"kaggle-chest-xray": 3.0}  # per-image ages are missing; its authors state one to five years
 
 _STRONG = 0.9  # balanced accuracy from which an attribute practically determines the class
 
@@ -30,8 +30,8 @@ def image_attributes(manifest) -> pd.DataFrame:
 
 def age_groups(manifest) -> pd.Series:
     """Name each patient's age group."""
-    ages = manifest.age.fillna(manifest.source.map(AGES_OF_SOURCES)).astype(float)
-    return pd.cut(ages, [*AGE_GROUPS.values(), 200], right=False, labels=list(AGE_GROUPS)).astype(object).fillna("")
+    ages = manifest.age.fillna(manifest.source.map(_AGES_OF_SOURCES)).astype(float)
+    return pd.cut(ages, [*_AGE_GROUPS.values(), 200], right=False, labels=list(_AGE_GROUPS)).astype(object).fillna("")
 
 
 def cohort_table(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def _listed(row):
     return ", ".join(f"{name} {score:.2f}" for name, score in row.items())
 
 
-class LicenceTerms(NamedTuple):
+class _LicenceTerms(NamedTuple):
     """What a licence allows: ``redistribute`` and ``change`` are "yes", "yes, not for sale" or "no"; ``note`` says more."""
 
     redistribute: str
@@ -161,26 +161,24 @@ class LicenceTerms(NamedTuple):
     note: str
 
 
-NOT_STATED = LicenceTerms("no", "no", "no permission was given")
-
-_NOT_KNOWN = LicenceTerms("ask", "ask", "unknown terms; read them")
+_NOT_KNOWN = _LicenceTerms("ask", "ask", "unknown terms; read them")
 
 TERMS = {
-    "CC0-1.0": LicenceTerms("yes", "yes", "no conditions"),
-    "CC0": LicenceTerms("yes", "yes", "no conditions"),
-    "CC BY": LicenceTerms("yes", "yes", "name the author"),
-    "CC BY 4.0": LicenceTerms("yes", "yes", "name the author"),
-    "CC BY-SA": LicenceTerms("yes", "yes", "name the author, same terms"),
-    "CC BY-NC-SA": LicenceTerms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
-    "CC BY-NC-SA 4.0": LicenceTerms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
-    "CC BY-NC-ND": LicenceTerms(
+    "CC0-1.0": _LicenceTerms("yes", "yes", "no conditions"),
+    "CC0": _LicenceTerms("yes", "yes", "no conditions"),
+    "CC BY": _LicenceTerms("yes", "yes", "name the author"),
+    "CC BY 4.0": _LicenceTerms("yes", "yes", "name the author"),
+    "CC BY-SA": _LicenceTerms("yes", "yes", "name the author, same terms"),
+    "CC BY-NC-SA": _LicenceTerms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
+    "CC BY-NC-SA 4.0": _LicenceTerms("yes, not for sale", "yes, not for sale", "name the author, same terms"),
+    "CC BY-NC-ND": _LicenceTerms(
         "yes, not for sale", "no", "name the author, unchanged only: a scaled copy is a change"
     ),
-    "NIH, free use with attribution": LicenceTerms(
+    "NIH, free use with attribution": _LicenceTerms(
         "yes", "yes", "link to the NIH download site and cite Wang et al., CVPR 2017"
     ),
-    "research use": LicenceTerms("ask", "ask", "its authors ask for research use only"),
-    "": NOT_STATED,
+    "research use": _LicenceTerms("ask", "ask", "its authors ask for research use only"),
+    "": _LicenceTerms("no", "no", "no permission was given"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +16,21 @@ from covidxr.checks import MOST_SIDE, check_names, check_seed, check_whole
 from covidxr.data.duplicates import DuplicateFilter, mark_duplicates
 from covidxr.data.images import (
     DecodeError,
-    load_lung_boxes,
-    load_masks,
     looks_inverted,
     read_image_cache,
     read_images,
     write_image_cache,
 )
+from covidxr.data.lungs import lung_masks
 from covidxr.data.manifest import COLUMNS, MASK_COLUMNS, SPLITS, check_manifest, manifest_rows, patient_keys, read_table
-from covidxr.data.phantom import load_phantoms
-from covidxr.data.sources import SOURCES, Source, load_sources
+from covidxr.data.sources import (
+    PHANTOM_SOURCES,
+    SOURCES,
+    draw_phantoms,
+    load_sources,
+    phantom_labels,
+    source_entry,
+)
 from covidxr.utils import CovidxrError, atomic_path, unknown, write_csv
 
 CLASSES = ("Normal", "COVID-19", "Bacteria")
@@ -121,25 +127,23 @@ class Dataset(_Fields):
         return part
 
     def lung_masks(self, boxes: str | Path | None = None) -> np.ndarray:
-        """Load the lung masks of the images.
+        """Get the lung masks of the images: drawn ones before boxes, and boxes before predicted ones.
 
         Parameters
         ----------
         boxes : str or pathlib.Path, optional
-            A COCO file of lung boxes, as `covidxr.data.images.load_lung_boxes` takes it; by default the files that the
-            manifest names in its column ``lung_mask``.
+            A COCO file of lung boxes, as `covidxr.data.images.load_lung_boxes` takes it.
 
         Returns
         -------
         numpy.ndarray
-            ``bool``, shape (N, H, W); all False for images without a mask.
+            ``bool``, shape (N, H, W). `covidxr.data.lungs.lung_masks` returns of which kind each is, too.
         """
-        size = self.images.shape[1]
-        return load_lung_boxes(self.manifest, boxes, size) if boxes else load_masks(self.manifest.lung_mask, size)
+        return lung_masks(self, boxes).masks
 
 
 def build_dataset(
-    sources: Sequence[str | Path] = ("phantom",),
+    sources: Sequence[str | Path | dict[str, list[str]]] = ("phantom",),
     data_dir: str | Path | None = None,
     *,
     classes: Sequence[str] = CLASSES,
@@ -159,7 +163,8 @@ def build_dataset(
     Parameters
     ----------
     sources : sequence of str
-        Names in `covidxr.data.sources.SOURCES`, or paths of CSV files or folders, each once.
+        Names in `covidxr.data.sources.SOURCES`, or paths of CSV files or folders, each once. ``{source: [classes]}``, such
+        as ``{"phantom-city": ["COVID-19"]}``, takes only these classes of a source, named as after `label_map`.
         Two paths with the same name become two sources, distinguished by as much of their paths as needed, such as
         ``siteA/images`` and ``siteB/images``. Two tables that name the same source in their column ``source`` are refused.
     data_dir : str or pathlib.Path, optional
@@ -204,14 +209,21 @@ def build_dataset(
     ([2, 2, 2], (6, 32, 32))
     """
     _check_parameters(sources, classes, label_map, per_class, image_size, seed)
-    drawn = {"classes": classes, "per_class": per_class or 120, "seed": seed}
-    phantoms = Source("phantom", lambda _: load_phantoms(Path(work_dir) / "phantoms", **drawn))
-    frames = load_sources(sources, data_dir, {**SOURCES, "phantom": phantoms})
+    draw = partial(
+        draw_phantoms,
+        classes=classes,
+        folder=Path(work_dir) / "phantoms",
+        label_map=label_map,
+        per_class=per_class or 120,
+        seed=seed,
+    )
+    frames = load_sources(sources, data_dir, label_map, draw)
     candidates = check_manifest(pd.concat(frames, ignore_index=True))
-    candidates["label"] = candidates.label.replace(label_map or {})
+    phantoms = [source for source, _ in map(source_entry, sources) if source in PHANTOM_SOURCES]
+    known = {*candidates.label, *(label for source in phantoms for label in phantom_labels(source, label_map).values())}
     for label in classes:
         if label not in set(candidates.label):
-            raise unknown("class", label, sorted(set(candidates.label)))
+            raise unknown("class", label, sorted(known))
     drawn_order = _shuffled(candidates, seed)
     by_class = {label: drawn_order[drawn_order.label == label] for label in classes}
     manifest, images, picks = _pick(by_class, per_class, image_size, equal_classes, drop_duplicates)
@@ -221,8 +233,9 @@ def build_dataset(
 
 
 def _check_parameters(sources, classes, label_map, per_class, image_size, seed):
-    if isinstance(sources, (str, bytes, os.PathLike)):
-        raise CovidxrError(f"sources is {sources!r}; give a list of sources, such as [{str(sources)!r}]")
+    if isinstance(sources, (str, bytes, os.PathLike, dict)):
+        entry = sources if isinstance(sources, dict) else str(sources)
+        raise CovidxrError(f"sources is {sources!r}; give a list of sources, such as [{entry!r}]")
     if not sources:
         raise CovidxrError(f"no source is given; available: {', '.join(SOURCES)}, or the path of a CSV file or folder")
     check_names("classes", classes)

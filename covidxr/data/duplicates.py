@@ -25,7 +25,7 @@ BITS = 256
 _PAIR_COLUMNS = ("first", "second", "distance")
 
 
-def image_hashes(images) -> np.ndarray:
+def _image_hashes(images) -> np.ndarray:
     """Compute the perceptual hash (ImageHash) of each equalised image."""
     hashes = np.empty((len(images), BITS // 64), np.uint64)
     for image, target in zip(images, hashes, strict=True):
@@ -33,7 +33,7 @@ def image_hashes(images) -> np.ndarray:
     return hashes
 
 
-def hash_distances(one, others) -> np.ndarray:
+def _hash_distances(one, others) -> np.ndarray:
     """Count the bits in which hashes differ or, for an inverted copy, agree."""
     differing = np.bitwise_count(others ^ one).sum(axis=1, dtype=np.int64)
     return np.minimum(differing, BITS - differing)
@@ -63,7 +63,7 @@ def find_duplicates(images: np.ndarray, threshold: int = THRESHOLD) -> pd.DataFr
     >>> find_duplicates(np.stack([image, other, image, 255 - image]))[["first", "second", "kind"]].values.tolist()
     [[0, 2, 'exact'], [0, 3, 'near'], [2, 3, 'near']]
     """
-    pairs = _close_pairs(image_hashes(images), threshold)
+    pairs = _close_pairs(_image_hashes(images), threshold)
     same = [np.array_equal(images[one], images[other]) for one, other in zip(pairs["first"], pairs.second, strict=True)]
     pairs["kind"] = np.where(same, "exact", "near")
     return pairs.sort_values(["kind", "distance", "first", "second"], ignore_index=True)
@@ -72,7 +72,7 @@ def find_duplicates(images: np.ndarray, threshold: int = THRESHOLD) -> pd.DataFr
 def _close_pairs(hashes, threshold):
     found = [np.empty((3, 0), int)]
     for first in range(len(hashes) - 1):
-        distances = hash_distances(hashes[first], hashes[first + 1 :])
+        distances = _hash_distances(hashes[first], hashes[first + 1 :])
         close = np.flatnonzero(distances <= threshold)
         found.append(np.stack([np.full(len(close), first), first + 1 + close, distances[close]]))
     return pd.DataFrame(dict(zip(_PAIR_COLUMNS, np.concatenate(found, axis=1), strict=True)))
@@ -80,7 +80,9 @@ def _close_pairs(hashes, threshold):
 
 def mark_duplicates(manifest, images) -> pd.DataFrame:
     """Fill ``duplicate_group``: near-duplicates of one another share the name of the first; others have none."""
-    distinct, which = np.unique(image_hashes(images), axis=0, return_inverse=True)  # or many copies make too many pairs
+    distinct, which = np.unique(
+        _image_hashes(images), axis=0, return_inverse=True
+    )  # or many copies make too many pairs
     pairs = _close_pairs(distinct, THRESHOLD)
     names = manifest.image_id.reset_index(drop=True).groupby(
         connected_groups(len(distinct), (pairs["first"], pairs.second))[which.ravel()]
@@ -90,8 +92,8 @@ def mark_duplicates(manifest, images) -> pd.DataFrame:
 
 def duplicates_of(images, known) -> np.ndarray:
     """Which images are near-duplicates of one of the `known` images, such as a run's own."""
-    hashes = image_hashes(known)
-    closest = [hash_distances(image_hash, hashes).min(initial=BITS) for image_hash in image_hashes(images)]
+    hashes = _image_hashes(known)
+    closest = [_hash_distances(image_hash, hashes).min(initial=BITS) for image_hash in _image_hashes(images)]
     return np.array(closest, dtype=int) <= THRESHOLD
 
 
@@ -103,8 +105,8 @@ class DuplicateFilter:
 
     def duplicate_of(self, name: str, image) -> str:
         """Return the name of the earlier image that `image` repeats; otherwise remember it as `name` and return ``""``."""
-        [image_hash] = image_hashes(image[None])
-        distances = hash_distances(image_hash, self._hashes[: len(self._names)])
+        [image_hash] = _image_hashes(image[None])
+        distances = _hash_distances(image_hash, self._hashes[: len(self._names)])
         if len(distances) and distances.min() <= THRESHOLD:
             return self._names[distances.argmin()]
         if len(self._names) == len(self._hashes):

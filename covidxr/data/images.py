@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,6 @@ from covidxr.data._bounds import (
     check_image,
     check_scans,
     check_tiff,
-    mapped,
 )
 from covidxr.data._dicom import read_dicom
 from covidxr.data._opencv import cv2
@@ -110,16 +111,12 @@ def _read_boxes(coco):
     if not len(boxes) == len(images) == len(content["images"]):
         raise CovidxrError(f"{coco}: an id or a file_name stands there for two images; each needs its own")
     for name, found in boxes.items():
-        for left, top, right, bottom in found:
-            if not (
-                0 < right - left < np.inf
-                and 0 < bottom - top < np.inf
-                and max(left, top) < 1
-                and min(right, bottom) > 0
-            ):
+        for box in found:
+            left, top, right, bottom = np.clip(box, 0, 1)
+            if not (np.isfinite(box).all() and left < right and top < bottom):
                 raise CovidxrError(
                     f"{coco}: a box of {name} has no area within its {sizes[name][0]}×{sizes[name][1]} pixels, its left, top, right "
-                    f"and bottom being {left:g}, {top:g}, {right:g} and {bottom:g} of its sides; correct it or take it out"
+                    f"and bottom being {', '.join(f'{side:g}' for side in box)} of its sides; correct it or take it out"
                 )
     return {name: np.clip(found, 0, 1) for name, found in boxes.items()}
 
@@ -206,13 +203,13 @@ def read_image(path: str | Path, image_size: int | None = None) -> np.ndarray:
     >>> pixels.shape, pixels.dtype.name, bool(pixels[0].mean() < pixels[-1].mean())
     ((64, 64), 'uint8', True)
     """
-    grey = decode_any(path, image_size)
+    grey = _decode_any(path, image_size)
     if grey.min() == grey.max():
         raise DecodeError(path, f"no contrast, every pixel is {grey.min()}")
     return grey
 
 
-def decode_any(path, image_size: int | None = None) -> np.ndarray:
+def _decode_any(path, image_size: int | None = None) -> np.ndarray:
     """Read an image file as `read_image` does, but accept one without contrast, such as a mask."""
     path = Path(path)
     try:
@@ -258,20 +255,19 @@ def _decode(path, image_size):
 
 
 def _grey_dicom(file, image_size):
-
     values = read_dicom(file)
     image = Image.fromarray(values).convert("L") if values.ndim == 3 else Image.fromarray(_stretched(values))
-    return np.asarray(_scaled(image, image_size))
+    return np.asarray(_resize(image, image_size))
 
 
 def _grey(image, file, image_size):
     check_image(image)
     if image.format in ("JPEG", "MPO"):
-        with mapped(file) as content:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # not read into memory
             check_scans(content)
     if image_size is not None:
         image.draft(None, (2 * image_size, 2 * image_size))  # JPEG only; never below twice the size asked for
-    return np.asarray(_scaled(_upright(image), image_size))
+    return np.asarray(_resize(_upright(image), image_size))
 
 
 def _upright(image):
@@ -285,7 +281,7 @@ def _upright(image):
     return grey.transpose(_TURNS[orientation]) if orientation in _TURNS else grey
 
 
-def _scaled(image, size):
+def _resize(image, size):
     return image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -325,6 +321,11 @@ def _clip_strays(values):
     low, high = values.min(where=usual, initial=np.inf), values.max(where=usual, initial=-np.inf)
     if 0 < 4 * (high - low) < highest - lowest:
         np.clip(values, low, high, out=values)
+
+
+def scaled(image: np.ndarray, size: int) -> np.ndarray:
+    """A decoded image at another size, as `read_image` scales it."""
+    return np.asarray(_resize(Image.fromarray(image), size))
 
 
 def looks_inverted(image) -> bool:
@@ -387,79 +388,28 @@ def preprocess(images: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def load_images(manifest, image_size=100, cache=None) -> np.ndarray:
-    """Decode the images of a manifest, once.
-
-    Parameters
-    ----------
-    manifest : pandas.DataFrame
-        With ``path``.
-    image_size : int
-        Side in pixels.
-    cache : str or pathlib.Path, optional
-        An ``.npz`` file; what it holds is known by the content of the files, whatever they are called. Files whose content
-        is in it at this size, decoded by the same code, are not decoded again; where others are, it is written anew, as it
-        is when it is damaged.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``uint8``, shape (N, image_size, image_size), in the order of the manifest.
-
-    Raises
-    ------
-    DecodeError
-        When an image cannot be read.
-    CovidxrError
-        When the manifest has no rows.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from covidxr.data.dataset import build_dataset
-    >>> made = build_dataset(per_class=1, image_size=32, work_dir=tempfile.mkdtemp())
-    >>> bool((load_images(made.manifest, 32) == made.images).all())
-    True
-    """
-    if manifest.empty:
-        raise CovidxrError("the manifest has no rows: there are no images to load")
-    known = _cached(cache, image_size)
-    paths = manifest.path.to_numpy()
-    keys = [_content_key(path) for path in paths] if cache is not None else paths
-    todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in known}
-    for key, image in zip(todo, read_images(todo.values(), image_size), strict=True):
+def images_at_size(run_dir, manifest, pixels, image_size) -> np.ndarray:
+    """A run's images at another size: decoded once by the same code, and kept in the run folder."""
+    if pixels.shape[1] == image_size:
+        return pixels
+    cache = Path(run_dir) / f"pixels-{image_size}.npz"
+    names = (manifest.image_id + " " + manifest.sha256 + " " + _decoder()).tolist()
+    with contextlib.suppress(CovidxrError):  # a cache is only a cache: the images are decoded again
+        known, images = read_image_cache(cache)
+        if known == names:
+            return images
+    decoded = read_images(manifest.path, image_size)
+    for image in decoded:
         if isinstance(image, DecodeError):
             raise image
-        known[key] = image
-    if cache is not None and todo:
-        used = dict.fromkeys(keys)
-        write_image_cache(cache, list(used), np.stack([known[key] for key in used]))
-    return np.stack([known[key] for key in keys])
-
-
-def _content_key(path):
-    """Name what a file is decoded to: a digest of its content and of the code that decodes it."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(_decoder())
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except (OSError, ValueError):  # decoding it says what is wrong
-        return str(path)
-    return digest.hexdigest()
+    write_image_cache(cache, names, np.stack(decoded))
+    return np.stack(decoded)
 
 
 @functools.cache
 def _decoder():
     code = [(Path(__file__).parent / name).read_bytes() for name in ("images.py", "_dicom.py")]
-    return hashlib.sha256(b"".join(code) + PIL.__version__.encode()).digest()
-
-
-def images_at_size(run_dir, manifest, pixels, image_size) -> np.ndarray:
-    """A run's images at another size: decoded once, and kept in the run folder."""
-    if pixels.shape[1] == image_size:
-        return pixels
-    return load_images(manifest, image_size, Path(run_dir) / f"pixels-{image_size}.npz")
+    return hashlib.sha256(b"".join(code) + PIL.__version__.encode()).hexdigest()
 
 
 def write_image_cache(cache, image_ids, pixels) -> None:
@@ -475,17 +425,6 @@ def read_image_cache(cache) -> tuple[list, np.ndarray]:
             return stored["image_id"].tolist(), stored["pixels"]
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds on a damaged file
         raise CovidxrError(f"{cache} is missing or damaged; run notebook 01_dataset_assembly again") from error
-
-
-def _cached(cache, image_size):
-    if cache is None or not Path(cache).exists():
-        return {}
-    try:
-        image_ids, pixels = read_image_cache(cache)
-    except CovidxrError:  # a cache is only a cache: the images are decoded again
-        return {}
-    fits = pixels.dtype == np.uint8 and pixels.shape == (len(image_ids), image_size, image_size)
-    return dict(zip(image_ids, pixels, strict=True)) if fits else {}
 
 
 def load_masks(paths: Sequence[str], image_size: int) -> np.ndarray:
@@ -522,7 +461,7 @@ def load_masks(paths: Sequence[str], image_size: int) -> np.ndarray:
 
 def _read_mask(path):
     try:
-        mask = decode_any(path)
+        mask = _decode_any(path)
     except DecodeError as error:
         raise DecodeError(path, f"no mask that can be read: {error.reason}") from error
     if 0 < mask.max() <= 127:

@@ -33,6 +33,11 @@ def check_manifest(manifest) -> pd.DataFrame:
     return manifest
 
 
+def is_phantom(source) -> bool:
+    """Whether the images of a source, such as ``phantom`` or ``phantom-north``, or of a set made from one are drawn."""
+    return re.fullmatch(r"phantom(-[\w-]+)?(, .*)?", str(source)) is not None
+
+
 def patient_keys(manifest: pd.DataFrame) -> pd.Series:
     """Identify each image's patient uniquely across sources.
 
@@ -127,7 +132,7 @@ def find_folder(data_dir, name: str, must_hold: str, where: str) -> Path:
                 return folder
     place = f"in data folder {str(data_dir)!r}" if data_dir is not None else "known, since no data folder was named"
     raise CovidxrError(
-        f"no {name}/{must_hold} {place}; fetch it with python -m covidxr.run.fetch, or get the data from {where} and name "
+        f"no {name}/{must_hold} {place}; download it with covidxr data, or get the data from {where} and name "
         "its folder with DATA_DIR=… or --data-dir"
     )
 

@@ -6,23 +6,24 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from covidxr.checks import check_names
 from covidxr.data.download import (
-    KAGGLE_HANDLE,
     LISTING_FILE,
     RECORD_FILE,
-    FetchReport,
-    FileInfo,
+    Fetch,
     Origin,
-    checksum_error,
     fetch_origin,
     is_image_or_table,
     known_files,
     read_listing,
+    verification_error,
 )
+from covidxr.data.hospitals import HOSPITALS, PHANTOM_CLASSES
 from covidxr.data.manifest import (
     COLUMNS,
     EXCLUDED_COLUMNS,
@@ -40,13 +41,13 @@ from covidxr.data.phantom import load_phantoms
 from covidxr.utils import CovidxrError, read_json, unknown
 
 
-def version_of(folder, source: str, pinned: str) -> str:
+def _version_of(folder, source: str, pinned: str) -> str:
     """Return the version of a source in a folder, or ``""`` if unknown."""
     recorded = read_json(folder / RECORD_FILE, checked=False)
     if isinstance(recorded, dict) and recorded.get("version") and isinstance(recorded["version"], str):
         return recorded["version"]
     table, known = folder / "metadata.csv", known_files(source).get("metadata.csv")
-    return pinned if known and table.is_file() and not checksum_error(table, known) else ""
+    return pinned if known and table.is_file() and not verification_error(table, table.name, known) else ""
 
 
 COVID_CHESTXRAY_URL = "https://github.com/ieee8023/covid-chestxray-dataset"
@@ -67,7 +68,7 @@ def _load_covid_chestxray(data_dir):
     table.loc[_repeated(table), "excluded"] = "a file named twice"
     if (table.excluded != "").all():
         raise CovidxrError(f"{folder / 'metadata.csv'}: no row is a frontal X-ray (modality X-ray, view PA or AP)")
-    version = version_of(folder, "covid-chestxray", COVID_CHESTXRAY_VERSION)
+    version = _version_of(folder, "covid-chestxray", COVID_CHESTXRAY_VERSION)
     return listed_rows(
         {
             "image_id": f"covid-chestxray/{row.name}",
@@ -109,7 +110,7 @@ def _load_figure1(data_dir):
     table["excluded"] = ""
     table.loc[table.finding == "", "excluded"] = "no finding stated"
     table.loc[_repeated(table), "excluded"] = "an image named twice"
-    version = version_of(folder, "figure1", FIGURE1_VERSION)
+    version = _version_of(folder, "figure1", FIGURE1_VERSION)
     return listed_rows(
         {
             "image_id": f"figure1/{row.name}",
@@ -140,7 +141,7 @@ _DARKCOVIDNET_LABELS = {"No_findings": "No finding", "Pneumonia": "Pneumonia"}
 def _load_darkcovidnet(data_dir):
     """List the images of the DarkCovidNet collection; its adults without COVID-19 are used."""
     folder = find_folder(data_dir, "darkcovidnet", "X-Ray Image DataSet", DARKCOVIDNET_URL)
-    version = version_of(folder, "darkcovidnet", DARKCOVIDNET_VERSION)
+    version = _version_of(folder, "darkcovidnet", DARKCOVIDNET_VERSION)
     reasons = {**dict.fromkeys(_DARKCOVIDNET_LABELS, ""), "Covid-19": "repeats covid-chestxray's images"}
     return listed_rows(
         {
@@ -171,7 +172,7 @@ _NORMAL = re.compile(r"(?P<patient>(?:NORMAL\d*-)?IM-\d+)", re.IGNORECASE)
 def _load_kaggle_chest_xray(data_dir):
     """List the images of the Kaggle set; those whose name states patient and cause are used."""
     folder = find_folder(data_dir, "chest_xray", "train", KAGGLE_CHEST_XRAY_URL)
-    version = version_of(folder, "kaggle-chest-xray", KAGGLE_CHEST_XRAY_VERSION)
+    version = _version_of(folder, "kaggle-chest-xray", KAGGLE_CHEST_XRAY_VERSION)
     return listed_rows(_kaggle_row(image, folder) | {"version": version} for image in find_images(folder, "*/*/*"))
 
 
@@ -192,7 +193,7 @@ def _kaggle_row(image, folder):
     }
 
 
-def load_table(data_dir, name=None):
+def _load_table(data_dir, name=None):
     """List the images of a CSV file, or of a folder with one sub-folder per class."""
     path = Path(data_dir)
     name = name or _ends(path)[0]
@@ -264,21 +265,16 @@ def _load_folder(folder, name):
     )
 
 
-def _on_github(name, folder, repository, commit, members, index, wanted):
-    by_hand = f"https://github.com/{repository}/archive/{commit}.zip"
-    return Origin(name, folder, commit, rf"(?:[^/]+/)?(?P<path>{members})", by_hand, repository, index, wanted)
-
-
 def _covid_chestxray_files(folder):
     names = [Path(path).name for path in used_rows(_load_covid_chestxray(folder)).path]
-    return {f"images/{name}": FileInfo() for name in names if is_image_or_table(name)}
+    return {f"images/{name}": "" for name in names if is_image_or_table(name)}
 
 
 def _figure1_files(folder):
     by_stem = {Path(path).stem: path for path in known_files("figure1")}  # metadata.csv does not give the suffix
     names = [Path(path).stem for path in used_rows(_load_figure1(folder)).path]
     paths = [by_stem.get(name, f"images/{name}.jpg") for name in names]
-    return {path: FileInfo() for path in paths if is_image_or_table(path)}
+    return {path: "" for path in paths if is_image_or_table(path)}
 
 
 def _darkcovidnet_files(folder):
@@ -287,7 +283,7 @@ def _darkcovidnet_files(folder):
     return {path: known[path] for path in known if fits(path) and is_image_or_table(path)}
 
 
-_METADATA_AND_IMAGES = r"metadata\.csv|images/[^/]+"
+_METADATA_AND_IMAGES = r"(?:[^/]+/)?(?P<path>metadata\.csv|images/[^/]+)"
 
 _DARKCOVIDNET_IMAGES = r"X-Ray Image DataSet/(?:No_findings|Pneumonia)/[^/]+"
 
@@ -320,85 +316,110 @@ class Source:
     origin: Origin | None = None
 
 
-SOURCES = {
-    source.name: source
-    for source in (
-        Source("phantom", load_phantoms),
-        Source(
-            "covid-chestxray",
-            _load_covid_chestxray,
-            _on_github(
-                "covid-chestxray",
-                "covid-chestxray-dataset",
-                "ieee8023/covid-chestxray-dataset",
-                COVID_CHESTXRAY_VERSION,
-                _METADATA_AND_IMAGES,
-                "metadata.csv",
-                _covid_chestxray_files,
-            ),
-        ),
-        Source(
-            "kaggle-chest-xray",
-            _load_kaggle_chest_xray,
-            Origin(
-                "kaggle-chest-xray",
-                "chest_xray",
-                KAGGLE_CHEST_XRAY_VERSION,
-                r"(?:[^/]+/)*?(?P<path>(?:train|test|val)/(?:NORMAL|PNEUMONIA)/[^/]+)",
-                f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_HANDLE}?datasetVersionNumber=2",
-            ),
-        ),
-        Source(
-            "darkcovidnet",
-            _load_darkcovidnet,
-            _on_github(
-                "darkcovidnet",
-                "darkcovidnet",
-                "muhammedtalo/COVID-19",
-                DARKCOVIDNET_VERSION,
-                _DARKCOVIDNET_IMAGES,
-                LISTING_FILE,
-                _darkcovidnet_files,
-            ),
-        ),
-        Source(
-            "figure1",
-            _load_figure1,
-            _on_github(
-                "figure1",
-                "figure1",
-                "agchung/Figure1-COVID-chestxray-dataset",
-                FIGURE1_VERSION,
-                _METADATA_AND_IMAGES,
-                "metadata.csv",
-                _figure1_files,
-            ),
-        ),
-        Source("table", load_table),
-    )
-}
+PHANTOM_SOURCES = {"phantom": None} | {f"phantom-{hospital}": hospital for hospital in HOSPITALS}
 
 
-def downloadable_sources() -> list:
-    """Name the sources that `fetch` can download."""
-    return [source.name for source in SOURCES.values() if source.origin]
+def phantom_labels(source, label_map=None) -> dict[str, str]:
+    """The classes that a source of phantoms sends, each with its label once renamed."""
+    hospital = PHANTOM_SOURCES[source]
+    sent = HOSPITALS[hospital].classes if hospital else PHANTOM_CLASSES
+    return {label: (label_map or {}).get(label, label) for label in sent}
 
 
-def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> FetchReport:
+def draw_phantoms(entry, classes, folder, label_map=None, **options) -> pd.DataFrame:
+    """Draw the phantoms of an entry of a list of sources that are of some classes, named as after `label_map`.
+
+    `options` are those of `load_phantoms`.
+    """
+    source, wanted = source_entry(entry)
+    labels = phantom_labels(source, label_map)
+    _check_sent(source, wanted or (), labels.values())
+    taken = [name for name in classes if wanted is None or name in wanted]
+    drawn = [label for name in taken for label, renamed in labels.items() if renamed == name]
+    if not drawn:
+        raise CovidxrError(
+            f"source {source!r} has no phantoms of {' or '.join(classes)}, only of {', '.join(labels.values())}; take it out of "
+            "the list, or rename its labels with label_map"
+        )
+    return load_phantoms(folder, classes=drawn, hospital=PHANTOM_SOURCES[source], **options).assign(source=source)
+
+
+def _draw_all(source, data_dir):
+    return draw_phantoms(source, list(phantom_labels(source)), data_dir)
+
+
+_SOURCES = (
+    Source("phantom", load_phantoms),
+    *(Source(name, partial(_draw_all, name)) for name, hospital in PHANTOM_SOURCES.items() if hospital),
+    Source("covid-chestxray", _load_covid_chestxray, Origin(
+        "covid-chestxray", "covid-chestxray-dataset", COVID_CHESTXRAY_VERSION, _METADATA_AND_IMAGES,
+        repository="ieee8023/covid-chestxray-dataset", index="metadata.csv", wanted=_covid_chestxray_files,
+    )),
+    Source("kaggle-chest-xray", _load_kaggle_chest_xray, Origin(
+        "kaggle-chest-xray", "chest_xray", KAGGLE_CHEST_XRAY_VERSION,
+        r"(?:[^/]+/)*?(?P<path>(?:train|test|val)/(?:NORMAL|PNEUMONIA)/[^/]+)",
+    )),
+    Source("darkcovidnet", _load_darkcovidnet, Origin(
+        "darkcovidnet", "darkcovidnet", DARKCOVIDNET_VERSION, rf"(?:[^/]+/)?(?P<path>{_DARKCOVIDNET_IMAGES})",
+        repository="muhammedtalo/COVID-19", index=LISTING_FILE, wanted=_darkcovidnet_files,
+    )),
+    Source("figure1", _load_figure1, Origin(
+        "figure1", "figure1", FIGURE1_VERSION, _METADATA_AND_IMAGES,
+        repository="agchung/Figure1-COVID-chestxray-dataset", index="metadata.csv", wanted=_figure1_files,
+    )),
+    Source("table", _load_table),
+)  # fmt: skip
+
+SOURCES = {source.name: source for source in _SOURCES}
+
+
+def fetch(source: str, data_dir, mirror: str | None = None, archive=None) -> Fetch:
     """Download a source into its folder in the data folder, continuing an interrupted download."""
-    if source not in downloadable_sources():
-        raise unknown("source to fetch:", source, downloadable_sources())
+    downloadable = [source.name for source in SOURCES.values() if source.origin]
+    if source not in downloadable:
+        raise unknown("source to fetch:", source, downloadable)
     return fetch_origin(SOURCES[source].origin, data_dir, mirror, archive)
 
 
-def load_source(source: str | Path, data_dir: str | Path | None = None) -> pd.DataFrame:
+def source_entry(entry) -> tuple[str | Path, list[str] | None]:
+    """Split an entry of a list of sources into the source and the classes to take of it; None takes all.
+
+    >>> source_entry("figure1"), source_entry({"figure1": ["COVID-19"]})
+    (('figure1', None), ('figure1', ['COVID-19']))
+    """
+    if not isinstance(entry, dict):
+        return entry, None
+    if len(entry) != 1:
+        raise CovidxrError(f"source {entry!r}: name one source with its classes, such as {{'figure1': ['COVID-19']}}")
+    [(source, classes)] = entry.items()
+    check_names(f"source {str(source)!r}", classes)
+    return source, list(classes)
+
+
+def _take_classes(rows, entry, label_map):
+    """Rename the labels of a source, and select the classes that its entry names."""
+    source, classes = source_entry(entry)
+    rows = rows.assign(label=rows.label.replace(label_map or {}))
+    if classes is None:
+        return rows
+    _check_sent(source, classes, sorted(set(rows.label)))
+    return rows[rows.label.isin(classes)]
+
+
+def _check_sent(source, classes, sent):
+    for label in classes:
+        if label not in sent:
+            raise unknown(f"class of source {str(source)!r}:", label, sent)
+
+
+def load_source(source: str | Path | dict[str, list[str]], data_dir: str | Path | None = None) -> pd.DataFrame:
     """List the images of one source.
 
     Parameters
     ----------
-    source : str
+    source : str, pathlib.Path or dict
         A name in `covidxr.data.sources.SOURCES`, or the path of your own CSV file or folder, which is named after the
-        file, without its suffix.
+        file, without its suffix. ``{source: [classes]}`` takes only these classes of a source.
     data_dir : str or pathlib.Path, optional
         The folder that holds the public collections.
 
@@ -417,21 +438,27 @@ def load_source(source: str | Path, data_dir: str | Path | None = None) -> pd.Da
     >>> load_source("kagle")
     Traceback (most recent call last):
         ...
-    covidxr.utils.CovidxrError: unknown source 'kagle'; available: phantom, covid-chestxray, kaggle-chest-xray, darkcovidnet, figure1, table, or the path of a CSV file or a folder of images
+    covidxr.utils.CovidxrError: unknown source 'kagle'; available: phantom, ..., or the path of a CSV file or a folder of images
     """
     return load_sources([source], data_dir)[0]
 
 
-def load_sources(sources, data_dir, known=SOURCES):
-    """Load several sources, each under a name of its own."""
+def load_sources(entries, data_dir, label_map=None, draw=None):
+    """Load several sources, each under a name of its own; `draw` makes the phantoms of an entry."""
+    sources = [source_entry(entry)[0] for entry in entries]
     paths = [_source_path(source, data_dir) for source in sources]
     own = [path for path in paths if path is not None]
     _check_named_once(sources, paths)
     names = iter(source_names(own, [name for name in SOURCES if name != "table"]))
-    frames = [
-        used_rows(known[source].load(data_dir)) if path is None else known["table"].load(path, next(names))
-        for source, path in zip(sources, paths, strict=True)
-    ]
+    frames = []
+    for entry, source, path in zip(entries, sources, paths, strict=True):
+        if path is not None:
+            rows = _load_table(path, next(names))
+        elif draw and source in PHANTOM_SOURCES:
+            rows = draw(entry)
+        else:
+            rows = used_rows(SOURCES[source].load(data_dir))
+        frames.append(_take_classes(rows, entry, label_map))
     _check_distinct(sources, frames)
     return frames
 
@@ -476,7 +503,11 @@ def _check_distinct(sources, frames):
 
 
 def excluded_images(sources, data_dir) -> pd.DataFrame:
-    """List the records that sources exclude, and those whose file is missing, with the reason."""
-    named = [source for source in sources if source in SOURCES and source not in ("phantom", "table")]
+    """List the records that sources exclude, and those whose file is missing, with the reason.
+
+    Of a source in `sources` that is restricted to classes, all excluded records are listed.
+    """
+    named = [source for source, _ in map(source_entry, sources) if source in SOURCES]
+    named = [source for source in named if source not in PHANTOM_SOURCES and source != "table"]
     tables = [excluded_rows(SOURCES[source].load(data_dir)) for source in named]
     return pd.concat([pd.DataFrame(columns=list(EXCLUDED_COLUMNS)), *tables], ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from covidxr.checks import check_seed, check_share, check_whole
+from covidxr.checks import check_seed, check_whole
 from covidxr.data.manifest import SPLITS, patient_keys
 from covidxr.utils import CovidxrError, unknown
 
@@ -25,13 +26,19 @@ def check_split(by, test, validation, seed) -> None:
     """Check the parameters of `split_manifest` before anything is decoded."""
     if by not in ("patient", "image"):
         raise unknown("split", by, ["patient", "image"])
-    check_share("the share of test", test)
-    check_share("the share of validation", validation)
+    _check_share("test", test)
+    _check_share("validation", validation)
     if test + validation >= 1:
         raise CovidxrError(
             f"the shares of test ({test}) and validation ({validation}) leave nothing to train on; lower them"
         )
     check_seed(seed)
+
+
+def _check_share(split, share):
+    """Refuse what is not strictly between 0 and 1, such as NaN."""
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
+        raise CovidxrError(f"the share of {split} is {share!r}; give a share between 0 and 1, such as 0.3")
 
 
 def split_manifest(
@@ -83,7 +90,7 @@ def fold_splits(manifest, folds=3, repeats=1, validation=0.15, seed=0) -> list:
     """Divide the images for repeated cross-validation, patients and near-duplicates kept together."""
     check_whole("folds", folds, 2)
     check_whole("repeats", repeats, 1)
-    check_share("the share of validation", validation)
+    _check_share("validation", validation)
     check_seed(seed)
     groups, images = split_groups(manifest), manifest.label.value_counts()
     if not 2 <= folds <= images.min():

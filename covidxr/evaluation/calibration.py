@@ -23,7 +23,7 @@ from covidxr.utils import CovidxrError
 
 BINS = 10  # of the calibration error and of the reliability diagram, so that the one is the error of the other
 
-TEMPERATURES = (0.05, 20.0)
+_TEMPERATURES = (0.05, 20.0)
 
 
 def reliability_table(confidence, correct, bins=BINS, patients=None) -> tuple[pd.DataFrame, float]:
@@ -103,7 +103,7 @@ def fit_temperature(probabilities, truth) -> float:
         softened = apply_temperature(probabilities, np.exp(log_temperature))
         return -np.log(np.clip(softened[rows, truth], 1e-12, None)).mean()
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
 
 
 def apply_temperature(probabilities, temperature) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,8 +15,7 @@ from covidxr.data.dataset import Dataset
 from covidxr.data.duplicates import duplicates_of, mark_duplicates
 from covidxr.data.images import DecodeError, read_images
 from covidxr.data.manifest import patient_keys, read_table
-from covidxr.data.phantom import PHANTOM_CLASSES, load_phantoms
-from covidxr.data.sources import SOURCES, load_source, source_names
+from covidxr.data.sources import SOURCES, draw_phantoms, load_sources, source_entry, source_names
 from covidxr.data.splits import split_groups
 from covidxr.evaluation.calibration import apply_temperature, calibration_error, choose_threshold, fit_temperature
 from covidxr.evaluation.intervals import (
@@ -26,13 +26,13 @@ from covidxr.evaluation.intervals import (
     estimate_table,
 )
 from covidxr.evaluation.linear_probe import group_weights
-from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, predict_table
-from covidxr.utils import CovidxrError, unknown
+from covidxr.evaluation.metrics import POSITIVE, counted, is_healthy, positive_class, predict_table
+from covidxr.utils import CovidxrError
 
 if TYPE_CHECKING:
     import keras
 
-NO_THRESHOLD = "none: no threshold is better than chance on the validation images"
+_NO_THRESHOLD = "none: no threshold is better than chance on the validation images"
 
 
 class OperatingPoint(NamedTuple):
@@ -53,7 +53,7 @@ class ExternalSet(NamedTuple):
 
 
 def load_external(
-    sources: Sequence[str],
+    sources: Sequence[str | dict[str, list[str]]],
     run: Dataset,
     data_dir: str | os.PathLike | None = None,
     label_map: dict[str, str] | None = None,
@@ -68,8 +68,8 @@ def load_external(
     Parameters
     ----------
     sources : sequence of str
-        Names of sources, or paths of CSV files or folders, each once. ``phantom`` draws new phantoms of the run's classes with
-        another seed.
+        Names of sources, or paths of CSV files or folders, each once. ``{source: [classes]}`` takes only these classes of a
+        source, named as after `label_map`. Sources of phantoms draw new ones of the run's classes with another seed.
     run : covidxr.data.Dataset
         The run's data. Its patients and near-duplicates of its images are excluded; its images' size is that of the sets.
     data_dir : str or pathlib.Path, optional
@@ -103,22 +103,26 @@ def load_external(
     (120, 32, 32)
     """
     manifest = run[0]
-    paths = [None if source in SOURCES else Path(source).resolve() for source in sources]
-    keys = [path or source for path, source in zip(paths, sources, strict=True)]
+    named = [source_entry(entry)[0] for entry in sources]
+    paths = [None if source in SOURCES else Path(source).resolve() for source in named]
+    keys = [path or source for path, source in zip(paths, named, strict=True)]
     for number, key in enumerate(keys):
         if key in keys[:number]:
-            raise CovidxrError(f"external set {str(sources[number])!r} is named twice; name each once")
+            raise CovidxrError(f"external set {str(named[number])!r} is named twice; name each once")
     names = iter(source_names([path for path in paths if path], SOURCES))
+    draw = partial(
+        draw_phantoms,
+        classes=list(manifest.label.unique()),
+        folder=Path(work_dir) / "phantoms",
+        label_map=label_map,
+        per_class=40,
+        seed=seed + 1,  # a patient's number holds the seed, so none is one of the run's
+    )
     sets = []
-    for source, path in zip(sources, paths, strict=True):
-        if source == "phantom":
-            name, rows = source, _new_phantoms(manifest, work_dir, seed)
-        elif path is None:
-            name, rows = source, load_source(source, data_dir)
-        else:
-            name = next(names)
-            rows = _with_own_source(load_source(source, data_dir), path, name, manifest)
-        sets.append(_without_known(name, rows.assign(label=rows.label.replace(label_map or {})), run))
+    for entry, source, path in zip(sources, named, paths, strict=True):
+        name = next(names) if path else source
+        [rows] = load_sources([entry], data_dir, label_map, draw)
+        sets.append(_without_known(name, _with_own_source(rows, path, name, manifest) if path else rows, run))
     return sets
 
 
@@ -166,17 +170,6 @@ def _with_own_source(rows, path, name, run_manifest):
     return rows.assign(source=shared[0] if shared else name if name not in taken else source_names([path], taken)[0])
 
 
-def _new_phantoms(run_manifest, work_dir, seed):
-    classes = list(run_manifest.label.unique())
-    if other := [label for label in classes if label not in PHANTOM_CLASSES]:
-        raise CovidxrError(
-            f"there are no phantoms of the run's class {other[0]!r}, only of {', '.join(PHANTOM_CLASSES)}; name other "
-            "external sets, or none, in notebooks 06 and 07"
-        )
-    rows = load_phantoms(Path(work_dir) / "phantoms", classes=classes, per_class=40, seed=seed + 1)
-    return rows.assign(source=f"phantom, seed {seed + 1}")  # each seed numbers its patients from one
-
-
 def external_overview(sets, classes) -> pd.DataFrame:
     """One row a set: images, images by label, labels that are no class of the network, and excluded images by reason."""
     rows = {
@@ -196,14 +189,14 @@ def choose_operating_point(predictions, classes, sensitivity=None, positive=POSI
     """Choose threshold and temperature on validation images, before any test or external image is evaluated."""
     if positive is None:
         return None
-    _check_positive(classes, positive)
+    positive_class(classes, positive)
     probabilities = predictions[[f"p_{label}" for label in classes]].to_numpy()
     outcome = predictions.label == positive
     weights = group_weights(outcome, predictions.source)
     threshold = choose_threshold(predictions[f"p_{positive}"], outcome, sensitivity, weights)
     temperature = fit_temperature(probabilities, [list(classes).index(label) for label in predictions.label])
     rule = f"sensitivity {sensitivity:.2f}" if sensitivity else "Youden's index"
-    return OperatingPoint(threshold, rule if threshold is not None else NO_THRESHOLD, temperature)
+    return OperatingPoint(threshold, rule if threshold is not None else _NO_THRESHOLD, temperature)
 
 
 def evaluate_external(
@@ -232,7 +225,7 @@ def evaluate_external(
     -------
     metrics : dict
         `covidxr.evaluation.Estimate` or None for ``accuracy`` (of images whose label is a class of the network),
-        ``sensitivity``, ``specificity``, ``auc``, ``calibration_error`` and ``brier`` (of the probability of the positive
+        ``sensitivity``, ``specificity``, ``specificity_healthy`` (of images labelled normal), ``auc``, ``calibration_error`` and ``brier`` (of the probability of the positive
         class); ``calibration_chance``, the calibration error of a perfectly calibrated network; the number of images ``n``;
         ``confusion`` (true label to predicted class to count), ``unknown_labels`` (label to count) and ``uncounted``, how many
         images with such labels are in no estimate, since they may be positive under another name
@@ -261,9 +254,20 @@ def evaluate_external(
     (2, None)
     """
     if positive is not None:
-        _check_positive(classes, positive)
+        positive_class(classes, positive)
     table = predict_table(model, external.manifest, external.images, classes)
     return external_metrics(table, classes, operating_point, positive), table
+
+
+INTERNAL = "internal test split"
+
+
+def evaluate_sets(model, run, sets, operating_point=None, positive=POSITIVE) -> tuple[dict, dict]:
+    """The metrics, and the prediction tables, of the internal test split, which comes first, and of each external set, by name."""
+    test = run.split("test")
+    sets = [ExternalSet(INTERNAL, test.manifest, test.images, {}), *sets]
+    found = {one.name: evaluate_external(model, one, run.classes, operating_point, positive) for one in sets}
+    return {name: metrics for name, (metrics, _) in found.items()}, {name: table for name, (_, table) in found.items()}
 
 
 def external_metrics(table, classes, operating_point=None, positive=POSITIVE) -> dict:
@@ -272,11 +276,13 @@ def external_metrics(table, classes, operating_point=None, positive=POSITIVE) ->
     images, labelled = table[known], table[table.label.isin(list(classes))]
     outcome, patients = (images.label == positive).to_numpy(), patient_keys(images)
     score = images[f"p_{positive}"].to_numpy() if positive else np.array([])
+    healthy = images[is_healthy(images.label)]
     confusion = table.groupby(["label", "predicted"]).size().unstack(fill_value=0)
     metrics = {
         "n": len(table),
         "accuracy": estimate_proportion(labelled.correct, patient_keys(labelled)) if len(labelled) else None,
         **binary_metrics(outcome, images.predicted == positive, score, patients),
+        "specificity_healthy": _specificity(healthy, positive) if len(healthy) else None,
         **_calibration(score, outcome, patients),
         "confusion": confusion.reindex(columns=classes, fill_value=0).to_dict("index"),
         "unknown_labels": {label: int(n) for label, n in table.label.value_counts().items() if label not in classes},
@@ -294,9 +300,8 @@ def external_metrics(table, classes, operating_point=None, positive=POSITIVE) ->
     return metrics
 
 
-def _check_positive(classes, positive):
-    if positive not in classes:
-        raise unknown("class as `positive`:", positive, classes)
+def _specificity(negatives, positive):
+    return estimate_proportion((negatives.predicted != positive).to_numpy(), patient_keys(negatives))
 
 
 def _calibration(score, outcome, patients) -> dict[str, Estimate | float | None]:
@@ -312,6 +317,7 @@ def _calibration(score, outcome, patients) -> dict[str, Estimate | float | None]
 _MEASURES = {  # name: section of the metrics, key
     "sensitivity": ("", "sensitivity"),
     "specificity": ("", "specificity"),
+    "specificity for the healthy": ("", "specificity_healthy"),
     "AUC": ("", "auc"),
     "sensitivity at threshold": ("operating_point", "sensitivity"),
     "specificity at threshold": ("operating_point", "specificity"),

@@ -43,6 +43,14 @@ class Estimate:
     def __str__(self) -> str:
         return estimate_text(self.value, self.low, self.high)
 
+    def signed(self) -> str:
+        """The text of a difference.
+
+        >>> Estimate(0.104, -0.021, 0.23).signed()
+        '+0.10 (95 % CI -0.02 to +0.23)'
+        """
+        return f"{self.value:+.2f} (95 % CI {self.low:+.2f} to {self.high:+.2f})"
+
     def to_dict(self) -> dict[str, float]:
         """As it is stored in ``metrics.json``."""
         return {name: number for name, number in asdict(self).items() if number is not None}
@@ -58,6 +66,36 @@ def estimate_table(estimates: dict[str, Estimate | None]) -> pd.DataFrame:
     """
     rows = [estimate.to_dict() if estimate else {} for estimate in estimates.values()]
     return pd.DataFrame(rows, index=list(estimates), columns=["value", "low", "high", "n"]).astype({"n": "Int64"})
+
+
+def estimate_columns(**estimates) -> dict[str, float]:
+    """Estimates as columns of a wider table: ``name``, ``name_low`` and ``name_high``, NaN where nothing was measured."""
+    columns = {}
+    for name, estimate in estimates.items():
+        value, low, high = (estimate.value, estimate.low, estimate.high) if estimate else (np.nan,) * 3
+        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return columns
+
+
+def estimate_of(row, name) -> Estimate:
+    """The estimate in such columns of a row."""
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def estimate_records(table) -> dict[str, dict]:
+    """A table as it is stored in ``metrics.json``: a column with limits is one estimate, NaN is null.
+
+    >>> estimate_records(pd.DataFrame({"n": 9, **estimate_columns(auc=Estimate(0.7, 0.6, 0.8))}, index=["site"]))
+    {'site': {'n': 9, 'auc': {'value': 0.7, 'low': 0.6, 'high': 0.8}}}
+    """
+    measures = [name for name in table if f"{name}_low" in table]
+    limits = {f"{name}{end}" for name in measures for end in ("_low", "_high")}
+    records = {}
+    for key, row in table.astype(object).where(table.notna(), None).iterrows():
+        record = row.drop(limits).to_dict()
+        record |= {name: estimate_of(row, name).to_dict() for name in measures if record[name] is not None}
+        records[key if isinstance(key, str) else ", ".join(key)] = record
+    return records
 
 
 def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -12,21 +12,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from covidxr.checks import numbers, same_length
 from covidxr.utils import CovidxrError
-
-
-def logistic_probe(train_x, train_y, test_x, seed=0) -> np.ndarray:
-    """Predict a test set by logistic regression on standardised features."""
-    same_length(features=train_x, labels=train_y)
-    numbers("train_x", train_x)
-    numbers("test_x", test_x)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, random_state=seed))
-    probe.fit(train_x.reshape(len(train_x), -1), np.asarray(train_y))
-    return probe.predict(test_x.reshape(len(test_x), -1))
 
 
 def group_weights(labels, sources) -> np.ndarray:
@@ -50,7 +37,7 @@ PENALTY = 1e-3  # scikit-learn's C on standardised features: images are few, fea
 
 CALIBRATION_REPEATS = 3  # the folds' seed moves external sensitivity by 0.04 with one repeat, by 0.01 with three
 
-RIDGE = 1.0  # added to the features' variances, which are 1 over all classes: a shrinkage of one half
+_RIDGE = 1.0  # added to the features' variances, which are 1 over all classes: a shrinkage of one half
 
 
 class _CalibratedProbe(ClassifierMixin, BaseEstimator):
@@ -136,7 +123,7 @@ class SourceBalancedLDA(_CalibratedProbe):
         means = np.stack([np.average(x[labels == one], axis=0, weights=weights[labels == one]) for one in classes])
         residuals = (x - means[np.searchsorted(classes, labels)]) * np.sqrt(weights / weights.sum())[:, None]
         kernel = np.zeros((x.shape[1], len(present)))
-        covariance = residuals.T @ residuals + RIDGE * np.eye(x.shape[1])
+        covariance = residuals.T @ residuals + _RIDGE * np.eye(x.shape[1])
         kernel[:, present] = solve(covariance, (means - means.mean(axis=0)).T, assume_a="pos")
         return kernel
 

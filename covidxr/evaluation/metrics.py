@@ -24,7 +24,8 @@ from covidxr.checks import (
 )
 from covidxr.data.images import preprocess
 from covidxr.data.manifest import patient_keys
-from covidxr.evaluation.intervals import proportion_interval
+from covidxr.evaluation.calibration import calibration_error
+from covidxr.evaluation.intervals import estimate_proportion, proportion_interval
 from covidxr.utils import METRICS_VERSION, SECTIONS, CovidxrError, read_json, unknown, write_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 POSITIVE = "COVID-19"
 
-HEALTHY = ("normal", "no finding", "healthy")  # compared in lower case
+_HEALTHY = ("normal", "no finding", "healthy")  # compared in lower case
 
 
 def positive_class(classes, positive=None) -> str | None:
@@ -46,7 +47,7 @@ def positive_class(classes, positive=None) -> str | None:
 
 def is_healthy(labels) -> pd.Series:
     """Which labels stand for a normal radiograph, however the network's classes are named."""
-    return pd.Series(labels).astype(str).str.casefold().str.replace("_", " ").isin(HEALTHY)
+    return pd.Series(labels).astype(str).str.casefold().str.replace("_", " ").isin(_HEALTHY)
 
 
 def counted(labels, classes, positive=POSITIVE) -> np.ndarray:
@@ -56,13 +57,15 @@ def counted(labels, classes, positive=POSITIVE) -> np.ndarray:
 
 
 def scores_of(tables, classes, positive) -> dict:
-    """For each set's prediction table, outcome, score and prediction of the images that are known to be positive or negative."""
+    """For each set's prediction table, the images known to be positive or negative: outcome, score, prediction and patient."""
     scores = {}
     for name, rows in tables.items() if positive else ():
         rows = rows[counted(rows.label, classes, positive)]
-        about = {"ill": rows.label == positive, "score": rows[f"p_{positive}"], "called": rows.predicted == positive}
         if len(rows):
-            scores[name] = pd.DataFrame({**about, "patient": patient_keys(rows)})
+            scores[name] = pd.DataFrame({
+                "positive": rows.label == positive, "score": rows[f"p_{positive}"],
+                "predicted_positive": rows.predicted == positive, "patient": patient_keys(rows),
+            })  # fmt: skip
     return scores
 
 
@@ -213,33 +216,28 @@ def classification_table(
 
 
 def confusion_table(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> pd.DataFrame:
-    """Count images by true class (rows) and predicted class (columns).
+    """Count images by true class (rows) and predicted class (columns), in the order of the classes.
 
-    Parameters
-    ----------
-    labels, predicted : array_like of str
-        Shape (N,), the true and the predicted classes.
-    classes : sequence of str
-        Rows and columns, in order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Counts, shape (classes, classes).
-
-    Raises
-    ------
-    CovidxrError
-        When a label is none of the classes, or the lengths differ.
-
-    Examples
-    --------
     >>> confusion_table(["a", "a", "b"], ["a", "b", "b"], ["a", "b"]).values.tolist()
     [[1, 1], [0, 1]]
     """
     _check_predictions(labels, predicted, classes)
     counts = confusion_matrix(labels, predicted, labels=list(classes))
     return pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=pd.Index(classes, name="predicted"))
+
+
+def classification_metrics(table, classes) -> dict:
+    """The section ``test`` of ``metrics.json`` from a prediction table: accuracy, results by class, calibration error."""
+    patients = patient_keys(table)
+    error, chance = calibration_error(table.confidence, table.correct, patients)
+    report = classification_table(table.label, table.predicted, classes, patients)
+    return {
+        "n": len(table),
+        "accuracy": estimate_proportion(table.correct, patients),
+        "per_class": report[["precision", "recall", "f1", "support"]].to_dict("index"),
+        "calibration_error": error,
+        "calibration_chance": chance,
+    }
 
 
 def _check_predictions(labels, predicted, classes, patients=None):

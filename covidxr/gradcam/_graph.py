@@ -96,33 +96,56 @@ def layer_tensors(model) -> dict:
     return dict(reversed(found.items()))
 
 
-def take_apart(model, layer) -> tuple:
-    """Split a model at a layer: images to (activation, logits), logits to the output, and the map's size."""
-    spatial = _check_layer(model, layer)
+def take_apart(model, layers) -> tuple:
+    """Split a model at layers: images to (their activations, logits), logits to the output, and the maps' sizes."""
+    spatial = ", ".join(_spatial(model))
     features, logits_of, activate = _without_softmax(model)
-    try:
-        tap = _tap(model, layer, features)
-    except ValueError as error:  # Keras 3.12, the last for Python 3.10, on some nested models
+    for layer in layers:
+        _check_layer(model, layer, spatial)
+    tap, sizes = _tap_and_sizes(model, layers, features)
+    if (1, 1) in sizes:
         raise CovidxrError(
-            f"this Keras cannot take the model apart at layer {layer!r} ({error}); build it flat"
-        ) from error
-    size = tap(keras.KerasTensor((1, *input_shape(model))))[0].shape[1:3]
-    if size == (1, 1):
-        raise CovidxrError(
-            f"layer {layer!r} puts out a single cell (1×1), which gives a constant map; take another "
-            f"of the model's convolutional layers: {spatial}"
+            f"layer {layers[sizes.index((1, 1))]!r} puts out a single cell (1×1), which gives a constant map; take "
+            f"another of the model's convolutional layers: {spatial}"
         )
 
     def forward(images):
-        activation, value = tap(images)
-        return activation, logits_of(value)
+        *activations, value = tap(images)
+        return activations, logits_of(value)
 
-    return forward, activate, size
+    return forward, activate, sizes
 
 
-def _check_layer(model, layer) -> str:
+def convolutions(model) -> dict:
+    """Rows and columns of the maps of a model's convolutions by layer name, first to last; those of one cell are excluded."""
     tensors = _all_tensors(model)
-    spatial = ", ".join(name for name, tensor in tensors.items() if len(tensor.shape) == 4 and source(tensor)[1])
+    names = [name for name, tensor in tensors.items() if isinstance(source(tensor)[0], keras.layers.Conv2D)]
+    if not names:
+        raise CovidxrError(
+            f"model {model.name!r} has no convolution to make a map of; its layers: {', '.join(tensors)}"
+        )
+    features = _without_softmax(model)[0]
+    sizes = {name: _tap_and_sizes(model, [name], features)[1][0] for name in names}
+    return {name: size for name, size in sizes.items() if size != (1, 1)}
+
+
+def _tap_and_sizes(model, layers, end):
+    try:
+        tap = _tap(model, layers, end)
+    except ValueError as error:  # Keras 3.12, the last for Python 3.10, on some nested models
+        raise CovidxrError(
+            f"this Keras cannot take the model apart at {', '.join(layers)} ({error}); build it flat"
+        ) from error
+    activations = tap(keras.KerasTensor((1, *input_shape(model))))[:-1]
+    return tap, [activation.shape[1:3] for activation in activations]
+
+
+def _spatial(model):
+    return [name for name, tensor in _all_tensors(model).items() if len(tensor.shape) == 4 and source(tensor)[1]]
+
+
+def _check_layer(model, layer, spatial) -> None:
+    tensors = _all_tensors(model)
     if layer not in tensors:
         raise CovidxrError(f"layer {layer!r} not found; convolutional layers of model {model.name!r}: {spatial}")
     if len(tensors[layer].shape) != 4:
@@ -130,7 +153,6 @@ def _check_layer(model, layer) -> str:
             f"layer {layer!r} puts out {tensors[layer].shape}, which has no height and width to make "
             f"a map of; convolutional layers: {spatial}"
         )
-    return spatial
 
 
 def _without_softmax(model):
@@ -154,23 +176,29 @@ def _dense(layer, x):
     return logits if layer.bias is None else logits + layer.bias
 
 
-def _tap(model, layer, end) -> Callable:
-    # The function from images to (activation of the layer, value of the tensor `end`).
+def _tap(model, layers, end) -> Callable:
+    # The function from images to [activation of each layer, …, value of the tensor `end`].
     tensors = layer_tensors(model)
-    if layer in tensors:
-        whole = keras.Model(model.inputs[0], [tensors[layer], end])
+    if all(layer in tensors for layer in layers):
+        whole = keras.Model(model.inputs[0], [*(tensors[layer] for layer in layers), end])
         return lambda x: whole(x, training=False)
-    return _nested_tap(model, next(t for t in tensors.values() if layer in _inner_tensors(t)), layer, end)
+    for tensor in tensors.values():
+        if all(layer in _inner_tensors(tensor) for layer in layers):
+            return _nested_tap(model, tensor, layers, end)
+    raise CovidxrError(
+        f"layers {', '.join(layers)} do not all lie in one of the models that {model.name!r} is nested of; explain them "
+        "one by one"
+    )
 
 
-def _nested_tap(model, outside, layer, end):
+def _nested_tap(model, outside, layers, end):
     nested, inputs = source(outside)
     before, after = keras.Model(model.inputs[0], inputs[0]), keras.Function(outside, end)
-    inside = _tap(nested, layer, nested.outputs[0])
+    inside = _tap(nested, layers, nested.outputs[0])
 
     def call(x):
-        activation, value = inside(before(x, training=False))
-        return activation, after(value)
+        *activations, value = inside(before(x, training=False))
+        return [*activations, after(value)]
 
     return call
 

@@ -1,4 +1,4 @@
-"""Evaluation of heatmaps: lung and lesion localisation, deletion and insertion, sanity checks.
+"""Evaluation of heatmaps: localisation, deletion and insertion, the comparison of layers and methods, sanity checks.
 
 Every summary is a table with a row for each measure and the columns ``value``, ``low``, ``high`` (95 % CI, images
 clustered by patient), ``chance`` and ``n``, the number of images that could be evaluated; without any, the rest is NaN.
@@ -6,6 +6,8 @@ clustered by patient), ``chance`` and ``n``, the number of images that could be 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,21 +17,31 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
 from covidxr._keras import keras
-from covidxr.evaluation.intervals import bootstrap_interval, proportion_interval
-from covidxr.gradcam._graph import checked_classes, checked_images, input_shape, layer_tensors, source
-from covidxr.gradcam.cam import GradCAM
+from covidxr.data.dataset import Dataset
+from covidxr.data.images import load_masks, preprocess
+from covidxr.evaluation.intervals import Estimate, bootstrap_interval, proportion_interval
+from covidxr.gradcam._graph import checked_classes, checked_images, convolutions, input_shape, layer_tensors, source
+from covidxr.gradcam.cam import CHUNK, STYLES, GradCAM, candidate_layers
 from covidxr.model.networks import embed
 from covidxr.training.head import fit_head
 from covidxr.utils import CovidxrError
 
 BLUR = 0.1  # standard deviation of the blur, as a share of the image's height
 
+TOLERANCE = (
+    0.03  # of the image's side, at which a pixel is near a lesion: 15 of 500 pixels in the pointing game's paper
+)
+
+HOT = 5  # the hottest of this many equal parts of an image is blurred, or spared, to compare explanations
+
+PROPORTIONS = ("hits", "near_hits")  # measures that are true or false of an image
+
 WINDOW = 7  # side in pixels of the patches that SSIM compares, scikit-image's default
 
 
-def summarise(measures, patients, proportions=()) -> pd.DataFrame:
+def summarise(measures, patients) -> pd.DataFrame:
     """Table of means from {measure: (value of each image, NaN where not evaluable, and its chance)}."""
-    rows = {name: _mean(*given, np.asarray(patients), name in proportions) for name, given in measures.items()}
+    rows = {name: _mean(*given, np.asarray(patients), name in PROPORTIONS) for name, given in measures.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -38,10 +50,12 @@ def _mean(values, chance, patients, proportion) -> dict:
     values, patients, n = values[known], patients[known], int(known.sum())
     if not n:
         return {"value": np.nan, "low": np.nan, "high": np.nan, "chance": np.nan, "n": 0}
-    if proportion and np.isin(values, (0, 1)).all():  # not so where several pixels of a map are the hottest
-        low, high = proportion_interval(values, patients)
-    else:
-        low, high = bootstrap_interval(lambda rows: values[rows].mean(), patients)
+    low, high = bootstrap_interval(lambda rows: values[rows].mean(), patients)
+    if (
+        proportion
+    ):  # where all images agree, resampling would have no width; several hottest pixels count as their majority
+        wilson = proportion_interval(values >= 0.5, patients)
+        low, high = (min(low, wilson[0]), max(high, wilson[1])) if (values % 1).any() else wilson
     chance = np.broadcast_to(chance, known.shape)[known].mean()
     return {"value": float(values.mean()), "low": low, "high": high, "chance": float(chance), "n": n}
 
@@ -65,11 +79,6 @@ def relevance_mass(maps, masks) -> np.ndarray:
     return np.where(known, (maps * masks).sum((1, 2)) / np.where(known, maps.sum((1, 2)), 1), np.nan)
 
 
-def lung_localisation(maps, masks, patients) -> pd.DataFrame:
-    """``heat_in_lungs``: mean share of heat inside the masks; chance is the masks' share of the image."""
-    return summarise({"heat_in_lungs": (relevance_mass(maps, masks), masks.mean((1, 2)))}, patients)
-
-
 def pointing_hits(maps, masks, tolerance=0) -> np.ndarray:
     """Whether the hottest pixel of each map lies in its mask or within `tolerance` pixels of it, NaN where not evaluable."""
     known, near = evaluable(maps, masks), _widened(masks, tolerance)
@@ -88,17 +97,20 @@ def _top_k_overlap(heat, mask):
     return (hot & mask).sum() / (hot | mask).sum()
 
 
-def lesion_localisation(maps, masks, patients, tolerance=0) -> pd.DataFrame:
-    """``hits`` of the pointing game and ``iou`` of the hottest pixels; chance is that of pixels drawn at random."""
+def localisation(maps, masks) -> dict:
+    """Where the heat of each image lies, for `summarise`: its share ``inside`` the mask, ``hits``, ``near_hits`` and ``iou``.
+
+    `pointing_hits` at no tolerance and at `TOLERANCE`, and `top_k_iou`. Chance is that of an even map, and of pixels drawn
+    at random.
+    """
+    tolerance = round(TOLERANCE * masks.shape[1])
     share = masks.mean((1, 2))  # of k among n pixels, k drawn at random hit k²/n
-    return summarise(
-        {
-            "hits": (pointing_hits(maps, masks, tolerance), _widened(masks, tolerance).mean((1, 2))),
-            "iou": (top_k_iou(maps, masks), share / (2 - share)),
-        },
-        patients,
-        proportions=["hits"],
-    )
+    return {
+        "inside": (relevance_mass(maps, masks), share),
+        "hits": (pointing_hits(maps, masks), share),
+        "near_hits": (pointing_hits(maps, masks, tolerance), _widened(masks, tolerance).mean((1, 2))),
+        "iou": (top_k_iou(maps, masks), share / (2 - share)),
+    }
 
 
 def _widened(masks, tolerance):
@@ -163,14 +175,261 @@ def _step_of(heat, steps, rng):
     return step_of.reshape(heat.shape)
 
 
-def curve_summary(result, patients=None) -> pd.DataFrame:
-    """Areas under the curves: a small one is good for ``deletion``, a large one for ``insertion``; ``…_gain`` over chance."""
+def curve_areas(result) -> dict:
+    """Areas under the curves of each image, for `summarise`, and their gains over chance.
+
+    A small area is good for ``deletion``, a large one for ``insertion``; ``deletion_gain`` and ``insertion_gain`` are above
+    zero where the map is better than chance.
+    """
     measures = {}
     for name, better in (("deletion", -1), ("insertion", 1)):
         curves = getattr(result, name), getattr(result, f"random_{name}")
         area, chance = (np.trapezoid(curve, result.fractions, axis=1) for curve in curves)
-        measures |= {name: (area, chance), f"{name}_gain": (better * (area - chance), 0.0)}
-    return summarise(measures, np.arange(len(result.deletion)) if patients is None else patients)
+        measures |= {name: (area, chance), f"{name}_gain": (better * (area - chance), np.zeros(len(area)))}
+    return measures
+
+
+def hottest_part_gains(model, images, maps, classes) -> dict:
+    """What the hottest fifth of each image means to the network, for `summarise`; two points of the curves above.
+
+    ``deletion_gain`` is by how much blurring it lowers the probability of the class more than blurring the fifth of the same
+    map, shifted at random; ``insertion_gain`` by how much sparing it, with the rest blurred, raises it more.
+    """
+    rng, sigma = np.random.default_rng(0), BLUR * images.shape[1]
+    blurred = ndimage.gaussian_filter(images, (0, sigma, sigma, 0))
+    shifted = [np.roll(heat, rng.integers(heat.shape), (0, 1)) for heat in maps]
+    hot, elsewhere = (_hottest_part(heats, rng).reshape(*maps.shape, 1) for heats in (maps, shifted))
+
+    def probability(sharp):
+        mixed, starts = np.where(sharp, images, blurred), range(0, len(images), CHUNK)
+        scores = [model.predict_on_batch(mixed[start : start + CHUNK]) for start in starts]
+        return np.concatenate([np.zeros((0, model.outputs[0].shape[-1])), *scores])[np.arange(len(images)), classes]
+
+    known = np.where(np.ptp(maps, (1, 2)) > 0, 0, np.nan)
+    deletion = probability(~elsewhere) - probability(~hot) + known
+    insertion = probability(hot) - probability(elsewhere) + known
+    return {"deletion_gain": (deletion, 0 * known), "insertion_gain": (insertion, 0 * known)}
+
+
+def _hottest_part(maps, rng):
+    return np.array([_step_of(heat, HOT, rng) == 0 for heat in maps], bool)
+
+
+def compare_explanations(
+    model: keras.Model,
+    dataset: Dataset,
+    layers: Sequence[str] | None = None,
+    styles: Sequence[str] = tuple(STYLES),
+    controls: Sequence[keras.Model] = (),
+    lungs: np.ndarray | None = None,
+    n_predicted: int = 20,
+) -> pd.DataFrame:
+    """Evaluate each layer and method on the same images, for the predicted classes.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network to explain.
+    dataset : Dataset
+        Images that the choice may depend on, such as those of the split ``validation``; lesions are those that the
+        manifest names.
+    layers : sequence of str, optional
+        By default the last convolutions of the three smallest sizes of map.
+    styles : sequence of str
+        Keys of `covidxr.gradcam.cam.STYLES`.
+    controls : sequence of keras.Model
+        Untrained networks of the same architecture.
+    lungs : numpy.ndarray, optional
+        bool (N, H, W), by default the masks of the dataset.
+    n_predicted : int
+        Images for deletion and insertion, which take four predictions an image and explanation.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by ``layer``, ``style`` and ``measure``; ``value``, ``low`` and ``high`` (95 % CI, images clustered by
+        patient), ``chance`` and ``n``; ``untrained``, ``untrained_low`` and ``untrained_high``, the same of the untrained
+        networks together. The measures:
+
+        - ``heat_in_lungs`` and ``heat_in_lesion``, the share of the heat,
+        - ``hits`` and ``near_hits``, whether the hottest pixel lies in the lesion, or within 3 % of the image's side of it,
+        - ``iou``, the overlap of the lesion and as many of the hottest pixels,
+        - ``deletion_gain`` and ``insertion_gain`` of the hottest fifth over that of the map shifted at random,
+        - ``cells``, rows of the map, and ``ms``, milliseconds for an image, the same for all styles of a layer.
+
+    Raises
+    ------
+    CovidxrError
+        If a layer or a style does not exist, or the network cannot be explained.
+
+    References
+    ----------
+    Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 126, 2018 (the pointing game).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from covidxr.data import build_dataset
+    >>> from covidxr.model import build_vgg16
+    >>> dataset = build_dataset(per_class=2, image_size=32, work_dir=tempfile.mkdtemp())
+    >>> table = compare_explanations(build_vgg16(32), dataset, ["block3_conv3"], ["paper", "layercam"])
+    >>> table.loc["block3_conv3"].loc["layercam"].index.tolist()
+    ['heat_in_lungs', 'heat_in_lesion', 'hits', 'near_hits', 'iou', 'deletion_gain', 'insertion_gain', 'cells', 'ms']
+    """
+    images, patients = preprocess(dataset.images), dataset.patients
+    lungs = dataset.lung_masks() if lungs is None else lungs
+    lesions = load_masks(dataset.manifest.lesion_mask, images.shape[1])
+    rows = np.random.default_rng(0).permutation(len(images))[:n_predicted]
+    layers = list(layers or candidate_layers(model))
+    found = GradCAM(model, layers, styles).explain_each(images)
+    classes = next(iter(found.values())).classes
+    untrained = [GradCAM(control, layers, styles).explain_each(images, classes) for control in controls]
+
+    def measures(maps, predicted):
+        return _lesion_and_lung(maps, lesions, lungs) | _gains(model, images, maps, classes, predicted)
+
+    cost = {layer: _layer_cost(model, layer, images, classes) for layer in layers}
+    tables = {}
+    for key, result in found.items():
+        # Predictions are expensive: of the untrained networks, those of the first have to do.
+        others = [measures(control[key].maps, [] if number else rows) for number, control in enumerate(untrained)]
+        tables[key] = pd.concat([_beside(measures(result.maps, rows), others, patients), cost[key[0]]])
+    return pd.concat(tables, names=["layer", "style", "measure"])
+
+
+def _lesion_and_lung(maps, lesions, lungs) -> dict:
+    lesion = localisation(maps, lesions)
+    inside = {
+        "heat_in_lungs": (relevance_mass(maps, lungs), lungs.mean((1, 2))),
+        "heat_in_lesion": lesion.pop("inside"),
+    }
+    return inside | lesion
+
+
+def _gains(model, images, maps, classes, rows) -> dict:
+    """The gains of the images of `rows`, NaN for the others."""
+    gains = hottest_part_gains(model, images[rows], maps[rows], classes[rows])
+    measures = {name: (np.full(len(images), np.nan), np.zeros(len(images))) for name in gains}
+    for name, (values, _) in measures.items():
+        values[rows] = gains[name][0]
+    return measures
+
+
+def _beside(measures, others, patients) -> pd.DataFrame:
+    """The summary of the measures, and that of all untrained networks together."""
+    table = summarise(measures, patients)
+    if others:
+        pooled = {
+            name: [np.concatenate(parts) for parts in zip(*(o[name] for o in others), strict=True)]
+            for name in table.index
+        }
+        control = summarise(pooled, np.tile(patients, len(others)))
+        table[["untrained", "untrained_low", "untrained_high"]] = control[["value", "low", "high"]]
+    return table
+
+
+def _layer_cost(model, layer, images, classes) -> pd.DataFrame:
+    """Rows of a layer's map, and milliseconds for an image of a batch."""
+    explainer, batch = GradCAM(model, layer, "paper"), (images[:CHUNK], classes[:CHUNK])
+    explainer.explain(*batch)  # traced
+    start = time.perf_counter()
+    explainer.explain(*batch)
+    milliseconds = 1000 * (time.perf_counter() - start) / max(1, len(batch[0]))
+    return pd.DataFrame({"value": [float(convolutions(model)[layer][0]), milliseconds]}, index=["cells", "ms"])
+
+
+def choose_explanation(table) -> tuple[str, str] | None:
+    """Layer and style whose hottest pixel lies in the lesion most often, of equals those with the larger overlap."""
+    values = table.value.unstack("measure")[["hits", "iou"]].dropna()
+    return None if values.empty else values.sort_values(["hits", "iou"]).index[-1]
+
+
+def explanation_records(table) -> list[dict]:
+    """The table as ``metrics.json`` stores it, a record for each layer and style; times are not stored, as they vary."""
+    records = []
+    for (layer, style), rows in table.groupby(level=["layer", "style"], sort=False):
+        measures = rows.droplevel(["layer", "style"])
+        estimates = table_records(measures.drop(["cells", "ms"]).astype({"n": int}))
+        records.append({"layer": layer, "style": style, "cells": int(measures.value["cells"]), **estimates})
+    return records
+
+
+def lung_section(rows) -> dict:
+    """``heat_in_lungs``, ``untrained`` and ``chance`` for the run page, from a layer's and style's rows; null if not known."""
+    row = rows.loc["heat_in_lungs"]
+    if not row.n:
+        return dict.fromkeys(("heat_in_lungs", "untrained", "chance"))
+    section = {"heat_in_lungs": Estimate(row.value, row.low, row.high, int(row.n)).to_dict(), "chance": row.chance}
+    untrained = Estimate(row.untrained, row.untrained_low, row.untrained_high) if "untrained" in row else None
+    return section | {"untrained": untrained and untrained.to_dict()}
+
+
+def verdict(rows, randomised=None, unrelated=None) -> str:
+    """What maps show and what they do not, in one paragraph.
+
+    `rows` are a layer's and style's rows of `compare_explanations`; the other two are the rank correlations with the maps
+    of the network whose weights were randomised, and with another image's, as rows of `compare_maps`.
+    """
+    sentences = [_lesion_verdict(rows.loc["hits"])]
+    if rows.n["heat_in_lungs"]:
+        sentences.append(_lung_verdict(rows.loc["heat_in_lungs"]))
+    if rows.n["deletion_gain"]:
+        sentences.append(_deletion_verdict(rows.loc["deletion_gain"]))
+    if randomised is not None and randomised.n and unrelated.n:
+        sentences.append(_randomisation_verdict(randomised, unrelated))
+    sentences.append("No map shows why a class was predicted: a shortcut inside a marked region looks the same.")
+    return " ".join(sentences)
+
+
+def _lesion_verdict(row) -> str:
+    if not row.n:
+        return "Without lesion masks, nothing here shows that the maps mark findings."
+    hint = "the maps may be read as a hint of where a lesion lies, not of its outline"
+    read = hint if _exceeds(row) else "the maps do not show where lesions lie"
+    return f"The hottest pixel lies in the lesion in {_interval(row)} of the images{_against(row)}: {read}."
+
+
+def _lung_verdict(row) -> str:
+    edges = "more than edges and contrast alone explain"
+    read = edges if _exceeds(row) else "no evidence that the network uses the lungs"
+    return f"The share of heat in the lungs is {_interval(row)}{_against(row)}: {read}."
+
+
+def _deletion_verdict(row) -> str:
+    if row.low <= 0:
+        read = "it is not shown that the network needs what the maps mark"
+    elif not _exceeds(row):
+        read = f"the network needs such regions, but untrained networks mark them, too ({row.untrained:.2f})"
+    else:
+        read = "the network needs what the maps mark"
+    return (
+        "Blurring the hottest fifth of the image lowers the probability of the class by "
+        f"{_interval(row)} more than blurring another fifth: {read}."
+    )
+
+
+def _randomisation_verdict(row, unrelated) -> str:
+    alike = row.low > unrelated.high
+    how = "stay similar" if alike else "change"
+    read = "part of each map comes from the image alone" if alike else "they depend on what the network has learnt"
+    return (
+        f"With all weights randomised, the maps {how}, with a rank correlation of {_interval(row)}, against "
+        f"{unrelated.value:.2f} for another image: {read}."
+    )
+
+
+def _interval(row) -> str:
+    return str(Estimate(row.value, row.low, row.high))
+
+
+def _against(row) -> str:
+    untrained = f" and {row.untrained:.2f} in untrained networks" if "untrained" in row else ""
+    return f", against {row.chance:.2f} by chance{untrained}"
+
+
+def _exceeds(row) -> bool:
+    """Whether the interval lies above chance and above the untrained networks, as in the audit."""
+    return bool(row.low > max(row.chance, row.get("untrained", 0.0)))
 
 
 def compare_maps(maps, others, patients=None) -> pd.DataFrame:
@@ -190,9 +449,7 @@ def compare_maps(maps, others, patients=None) -> pd.DataFrame:
     return summarise({"rank_correlation": (correlation, np.nan), "ssim": (ssim, np.nan)}, patients)
 
 
-def cascading_randomisation(
-    model, images, layer="block5_conv3", style="keras-vis", seed=0, patients=None
-) -> pd.DataFrame:
+def cascading_randomisation(model, images, layer=None, style="keras-vis", seed=0, patients=None) -> pd.DataFrame:
     """Similarity to the original heatmaps while the weights are randomised layer by layer from the top.
 
     Rows are indexed by ``layer``, the last one randomised, and by ``measure``, as in `compare_maps`. The values within each

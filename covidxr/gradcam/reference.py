@@ -1,4 +1,4 @@
-"""Reference implementations: keras-vis 0.4.1 in a process of its own; Grad-CAM++ and Score-CAM by tf-keras-vis."""
+"""Reference implementations: keras-vis 0.4.1 in a process of its own, and Score-CAM by tf-keras-vis."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 from contextlib import redirect_stdout
-from importlib import import_module, metadata
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from covidxr._keras import keras, tf
+from covidxr._keras import keras
 from covidxr.checks import finite_weights
 from covidxr.gradcam._graph import (
     check_maps,
@@ -26,7 +26,6 @@ from covidxr.gradcam._graph import (
     source,
     take_apart,
 )
-from covidxr.gradcam.cam import CHUNK
 from covidxr.utils import CovidxrError
 
 NEEDED = ("keras-vis", "tf-keras", "tensorflow", "scikit-image", "matplotlib", "six", "h5py", "pillow")
@@ -86,7 +85,7 @@ def _checked_inputs(model, images, classes, layer):
     finite_weights(model)
     images = checked_images(images, input_shape(model))
     classes = checked_classes(np.asarray(classes), len(images), model.outputs[0].shape[-1])
-    take_apart(model, layer)  # raises if the layer or the model's end is unsuitable
+    take_apart(model, [layer])  # raises if the layer or the model's end is unsuitable
     return images, classes
 
 
@@ -150,71 +149,46 @@ def _run_worker(folder) -> None:
         raise CovidxrError(f"keras-vis failed in its own process: {last}")
 
 
-def grad_cam_plus_plus(model, images, classes, layer="block5_conv3") -> np.ndarray:
-    """Grad-CAM++: gradients weighted pixel by pixel, so that several small findings all count."""
-    images, classes = _flat_dense_inputs(model, images, classes, layer)
-    explain = _explainer("gradcam_plus_plus", "GradcamPlusPlus", model)
+def score_cam(model, images, classes, layer, channels=64) -> np.ndarray:
+    """Score-CAM: each channel of a layer weighted by the class's score when the image is masked with that channel.
 
-    def maps(start):
-        chosen = classes[start : start + CHUNK]
-        return explain(lambda scores: _shifted(scores, chosen), images[start : start + CHUNK], penultimate_layer=layer)
-
-    return _concatenated(maps, range(0, len(images), CHUNK), images, model)
-
-
-def _shifted(scores, classes):
-    # The library takes the exponential of the score, which can overflow. Shifted to 0 the score has the same gradient,
-    # and the factor that is lost is undone by the stretching of the map.
-    chosen = tf.gather(scores, classes, batch_dims=1)
-    return chosen - tf.stop_gradient(chosen)
-
-
-def score_cam(model, images, classes, layer="block5_conv3", channels=64) -> np.ndarray:
-    """Score-CAM: each channel of a layer weighted by the class's score when the image is masked with that channel."""
-    images, classes = _flat_dense_inputs(model, images, classes, layer)
-    if channels < 1:
-        raise CovidxrError(f"channels is {channels}; Score-CAM needs 1 or more")
-    channels = min(channels, layer_tensors(model)[layer].shape[-1])
-    explain = _explainer("scorecam", "Scorecam", model)
-
-    def maps(number):  # one image at a time, as the library picks its channels from all images of a batch together
-        with redirect_stdout(StringIO()):  # it predicts with a progress bar
-            return explain(
-                lambda scores: scores[:, classes[number]],
-                images[number : number + 1],
-                penultimate_layer=layer,
-                max_N=channels,
-            )
-
-    return _concatenated(maps, range(len(images)), images, model)
-
-
-def _flat_dense_inputs(model, images, classes, layer):
+    Slow: one prediction a channel. Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural
+    Networks", CVPR Workshops 2020, by tf-keras-vis.
+    """
     images, classes = _checked_inputs(model, images, classes, layer)
     if layer not in layer_tensors(model) or not isinstance(source(model.outputs[0])[0], keras.layers.Dense):
         raise CovidxrError(
             f"for tf-keras-vis a model must end in a Dense layer and not be nested; in "
             f"{model.name!r} layer {layer!r} lies inside another model, or the last layer is no Dense"
         )
-    return images, classes
+    if channels < 1:
+        raise CovidxrError(f"channels is {channels}; Score-CAM needs 1 or more")
+    channels = min(channels, layer_tensors(model)[layer].shape[-1])
+    explain = _score_cam_of(model)
+
+    def heat(number):  # one image at a time, as the library picks its channels from all images of a batch together
+        with redirect_stdout(StringIO()):  # it predicts with a progress bar
+            return explain(
+                lambda scores: scores[:, classes[number]],
+                images[number : number + 1],
+                penultimate_layer=layer,
+                max_N=channels,
+            )[0]
+
+    maps = np.zeros(images.shape[:3], np.float32)
+    for number in range(len(images)):
+        maps[number] = heat(number)
+    check_maps(maps, model)
+    return maps
 
 
-def _explainer(module, name, model):
+def _score_cam_of(model):
     try:
-        explainer = getattr(import_module(f"tf_keras_vis.{module}"), name)
+        from tf_keras_vis.scorecam import Scorecam
     except ImportError as error:
-        raise CovidxrError(
-            f"Grad-CAM++ and Score-CAM need tf-keras-vis, which cannot be imported here: {error}"
-        ) from error
+        raise CovidxrError(f"Score-CAM needs tf-keras-vis, which cannot be imported here: {error}") from error
     # Not by the library's own ReplaceToLinear, which fails on a Sequential of Keras 3.
     copy = keras.models.clone_model(keras.Model(model.inputs, model.outputs[0]))
     copy.set_weights(model.get_weights())
     copy.layers[-1].activation = keras.activations.linear
-    return explainer(copy)
-
-
-def _concatenated(maps, starts, images, model):
-    parts = [np.asarray(maps(start), np.float32) for start in starts]
-    found = np.concatenate([np.zeros((0, *images.shape[1:3]), np.float32), *parts])
-    check_maps(found, model)
-    return found
+    return Scorecam(copy)

@@ -64,11 +64,7 @@ def truncate_vgg16(vgg16, seed=0) -> keras.Model:
     x = vgg16.get_layer("block3_pool").output
     x = keras.layers.AveragePooling2D(x.shape[1] // GRID, name="grid")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    initializer = keras.initializers.GlorotUniform(seed=seed + 1)
-    last = keras.layers.Dense(
-        vgg16.output.shape[1], "softmax", kernel_initializer=initializer, name="dense", dtype="float32"
-    )
-    model = keras.Model(vgg16.input, last(x), name="early")
+    model = keras.Model(vgg16.input, _softmax(x, vgg16.output.shape[1], seed + 1, "dense"), name="truncated")
     for layer in model.layers[:-1]:
         layer.trainable = False
     return model
@@ -100,11 +96,12 @@ def embed(model: keras.Model, images: np.ndarray, layer: str = "flatten", batch_
     """
     base = keras.Model(model.inputs, model.get_layer(layer).output)
     starts = range(0, len(images), batch_size)
-    return np.concatenate([base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts])
+    batches = [base.predict_on_batch(preprocess(images[i : i + batch_size])) for i in starts]
+    return np.concatenate(batches).astype(np.float32)  # from bfloat16, which NumPy cannot write to files
 
 
 def transfer_weights(old, new) -> None:
-    """Transfer weights, and which layers are trained, to the same network for another image size, in place."""
+    """Transfer weights, precision, and which layers are trained, to the same network for another image size, in place."""
     if len(old.layers) != len(new.layers):
         raise CovidxrError(f"weights of {len(old.layers)} layers do not fit a network of {len(new.layers)}")
     grids = None
@@ -121,7 +118,7 @@ def transfer_weights(old, new) -> None:
                 f"{[array.shape for array in source.get_weights()]}"
             )
         target.set_weights(weights)
-        target.trainable = source.trainable
+        target.trainable, target.dtype_policy = source.trainable, source.dtype_policy
 
 
 def _resampled(kernel, old, new):
@@ -180,7 +177,7 @@ def load_model(run_dir: str | Path) -> keras.Model:
 
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions and channels of VGG16's five blocks
 
-FREEZES = ("last-block", "first-blocks", "base", "none")
+FREEZES = {"last-block": ("block5",), "first-blocks": ("block1", "block2", "block3"), "base": ("block",), "none": ()}
 
 
 def build_vgg16(
@@ -241,9 +238,8 @@ def build_vgg16(
     window = min(3, x.shape[1])
     x = keras.layers.AveragePooling2D(window, name="average_pool")(x)
     model = keras.Model(inputs, _head(x, n_classes, dropout, seed), name="vgg16")
-    frozen = {"last-block": ("block5",), "first-blocks": ("block1", "block2", "block3"), "base": ("block",), "none": ()}
     for layer in model.layers:
-        layer.trainable = not layer.name.startswith(frozen[freeze])
+        layer.trainable = not layer.name.startswith(FREEZES[freeze])
     return model
 
 
@@ -297,24 +293,18 @@ def _head(x, n_classes, dropout, seed):
         64, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed=seed + 1), name="dense_1"
     )(x)
     x = keras.layers.Dropout(dropout, seed=seed, name="dropout")(x)
-    initializer = keras.initializers.GlorotUniform(seed=seed + 2)
-    last = keras.layers.Dense(n_classes, "softmax", kernel_initializer=initializer, name="dense_2", dtype="float32")
-    return last(x)  # in single precision even where the layers before are in half
+    return _softmax(x, n_classes, seed + 2, "dense_2")
+
+
+def _softmax(x, n_classes, seed, name):
+    """The last layer, in single precision even where the layers before are in half."""
+    initializer = keras.initializers.GlorotUniform(seed=seed)
+    return keras.layers.Dense(n_classes, "softmax", kernel_initializer=initializer, name=name, dtype="float32")(x)
 
 
 def trainable_parameters(model) -> int:
     """Number of trainable parameters."""
     return sum(int(weight.shape.num_elements()) for weight in model.trainable_weights)
-
-
-def last_convolution(model) -> str:
-    """Name of a network's last convolution, the default layer of Grad-CAM."""
-    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    if not names:
-        raise CovidxrError(
-            f"the network {model.name!r} has no convolution; its layers: {', '.join(layer.name for layer in model.layers)}"
-        )
-    return names[-1]
 
 
 def looks_linear_init(model) -> None:

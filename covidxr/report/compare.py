@@ -7,18 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from covidxr.report._html import (
-    chance_of,
-    duration,
-    is_measured,
-    is_number,
-    measure_row,
-    number,
-    title_of,
-    weights_text,
-    write_html,
-)
-from covidxr.report.records import read_records, synthetic_images
+from covidxr.report._html import duration, is_number, number, render, title_of, weights_text
+from covidxr.report.records import read_records
+from covidxr.report.rows import accuracy_rows, audit_rows, external_rows, heat_rows, mitigation_rows, planted_rows
 from covidxr.utils import CovidxrError
 
 
@@ -53,11 +44,13 @@ def compare_runs(runs: Sequence[str | os.PathLike], page: str | os.PathLike | No
     folders = [_folder(run) for run in runs]
     if len(folders) < 2:
         raise CovidxrError(f"a comparison needs two or more runs, found {len(folders)}")
-    read = [_read(folder) for folder in folders]
-    groups, names = _groups(read), _names(folders)
+    records, names = [read_records(folder) for folder in folders], _names(folders)
+    groups = _groups(records)
+    sentences = [(name, run.synthetic.sentence) for name, run in zip(names, records, strict=True)]
     page = Path(page or folders[0].parent / "compare.html")
-    context = {"runs": _links(names, folders, page), "groups": groups, "figures": _figures(folders, page)}
-    return write_html("compare.html.j2", page, context), _plain_table(names, groups)
+    links, figures = _links(names, folders, page), _figures(folders, page)
+    context = {"runs": links, "notes": sentences, "groups": groups, "figures": figures}
+    return render("compare.html.j2", page, context), _plain_table(names, groups)
 
 
 def _folder(run):
@@ -70,22 +63,6 @@ def _folder(run):
     return found[0].resolve()
 
 
-def _read(folder):
-    """The metrics of a run and its record, with the kind of its images, its state and its unusable parts."""
-    records = read_records(folder)
-    synthetic = synthetic_images(folder, records)
-    state = ", ".join(f"{stem} {state}" for stem, state in records.unfinished.items())
-    external = {synthetic.named(name): found for name, found in (records.metrics.get("external") or {}).items()}
-    own = {
-        "images": synthetic.tag or {"none": "radiographs"}.get(synthetic.run, "not recorded"),
-        "unusable": records.unusable,
-    }
-    return {**records.metrics, "external": external, **own}, {
-        **records.run,
-        "state": state and f"not finished: {state}",
-    }
-
-
 def _names(folders):
     """The folders' names, with as much of their paths as makes them unique."""
     depth = 1
@@ -94,51 +71,67 @@ def _names(folders):
     return ["/".join(folder.parts[-depth:]) for folder in folders]
 
 
-def _text(estimate, chance=None):
-    row = measure_row("", estimate, chance)
-    return f"{row['text']}, chance {row['chance']}" if row["chance"] else row["text"]
+def _texts(rows):
+    return {row["label"]: row["with_chance"] for row in rows}
 
 
-def _internal_rows(metrics, _):
-    test = metrics.get("test") or {}
-    rows = {"images": metrics["images"]}
+def _internal_rows(records):
+    test, synthetic = records.metrics.get("test") or {}, records.synthetic
+    rows = {"images": synthetic.tag or {"none": "radiographs"}.get(synthetic.run, "not recorded")}
     rows |= {"test images": str(test["n"])} if is_number(test.get("n")) else {}
-    estimates = {"accuracy": test.get("accuracy"), **(metrics.get("baselines") or {})}
-    rows |= {name: _text(one, chance_of(test)) for name, one in estimates.items() if is_measured(one)}
     recalls = {f"recall, {label}": number(row.get("recall")) for label, row in (test.get("per_class") or {}).items()}
-    return {**rows, **recalls}
+    return {**rows, **_texts(accuracy_rows(records.metrics, "accuracy")), **recalls}
 
 
-def _external_rows(metrics, _):
+def _external_rows(records):
     return {
-        f"{word}, {name}": _text(found[key])
-        for name, found in (metrics.get("external") or {}).items()
-        for key, word in {"sensitivity": "sensitivity", "specificity": "specificity", "auc": "AUC"}.items()
-        if is_measured(found.get(key))
+        f"{row['label']}, {records.synthetic.named(name)}": row["text"]
+        for name, found in (records.metrics.get("external") or {}).items()
+        for row in external_rows(found, records.positive)
+        if row["value"] != "–"
     }
 
 
-def _audit_rows(metrics, _):
-    return {name: _text(probe, probe.get("chance")) for name, probe in (metrics.get("audit") or {}).items()}
+def _mitigation_rows(records):
+    return {
+        f"{row['label']}, {records.synthetic.named(name)}, {what}": row[key]
+        for name, compared in (records.metrics.get("mitigated") or {}).items()
+        for row in mitigation_rows(compared, records.positive)
+        for key, what in (("mitigated", "another selection"), ("change", "change"))
+    }
 
 
-def _saliency_rows(metrics, _):
-    heat = metrics.get("grad_cam") or {}
-    names = {"heat inside the lungs": "heat_in_lungs", "the same, untrained network": "untrained"}
-    return {name: _text(heat[key], heat.get("chance")) for name, key in names.items() if is_measured(heat.get(key))}
+def _planted_rows(records):
+    words = {"found": "found by the audit", "used": "predictions that change"}
+    return {f"{cue['name']}, {word}": cue[key] for cue in planted_rows(records.metrics) for key, word in words.items()}
 
 
-def _provenance_rows(metrics, run):
-    facts = {"profile": run.get("profile"), "seed": run.get("seed"), "finished": str(run.get("finished") or "")[:16]}
-    facts |= {"code": str(run.get("git_commit") or "")[:12], "data": str(run.get("manifest_sha256") or "")[:12]}
-    facts["time"] = duration(run["total_seconds"]) if is_number(run.get("total_seconds")) else ""
-    facts |= {"weights": weights_text(metrics.get("model") or {}), "state": run["state"]}
-    facts["not usable"] = "; ".join(metrics["unusable"])
+def _audit_rows(records):
+    return _texts(audit_rows(records.metrics))
+
+
+def _saliency_rows(records):
+    return _texts(heat_rows(records.metrics))
+
+
+def _provenance_rows(records):
+    run, unfinished = records.run, [f"{stem} {state}" for stem, state in records.unfinished.items()]
+    facts = {
+        "profile": run.get("profile"),
+        "seed": run.get("seed"),
+        "finished": str(run.get("finished") or "")[:16],
+        "code": str(run.get("git_commit") or "")[:12],
+        "data": str(run.get("manifest_sha256") or "")[:12],
+        "time": duration(run["total_seconds"]) if is_number(run.get("total_seconds")) else "",
+        "weights": weights_text(records.metrics.get("model") or {}),
+        "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
+        "not usable": "; ".join(records.unusable),
+    }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _parameter_rows(_, run):
-    sections = (run.get("parameters") or {}).items()
+def _parameter_rows(records):
+    sections = (records.run.get("parameters") or {}).items()
     return {
         f"{stem[:2]} {name}": str(v) for stem, values in sections for name, v in values.items() if name != "run_dir"
     }
@@ -149,6 +142,8 @@ _DIFFERING = "Parameters that differ"
 _CHAPTERS = {
     "Internal test split": _internal_rows,
     "External validation": _external_rows,
+    "What helps: another selection": _mitigation_rows,
+    "Planted cues: ground truth": _planted_rows,
     "Shortcut audit": _audit_rows,
     "Grad-CAM": _saliency_rows,
     "Provenance": _provenance_rows,
@@ -156,11 +151,11 @@ _CHAPTERS = {
 }
 
 
-def _groups(read):
+def _groups(runs):
     """Chapters with a row for each name that any run has; parameters only where they differ."""
     groups = []
     for title, chapter in _CHAPTERS.items():
-        columns = [chapter(metrics, run) for metrics, run in read]
+        columns = [chapter(records) for records in runs]
         names = dict.fromkeys(name for column in columns for name in column)
         rows = [(name, [column.get(name, "–") for column in columns]) for name in names]
         rows = [row for row in rows if title != _DIFFERING or len(set(row[1])) > 1]

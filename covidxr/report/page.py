@@ -8,24 +8,27 @@ import struct
 from pathlib import Path
 from urllib.parse import quote
 
-from covidxr.report._html import (
+from covidxr.data.manifest import is_phantom
+from covidxr.report._html import is_number, number, render, title_of, weights_text
+from covidxr.report.records import read_records
+from covidxr.report.rows import (
+    accuracy_rows,
+    audit_rows,
     chance_of,
+    external_rows,
+    heat_rows,
     is_measured,
-    is_number,
     measure_row,
-    number,
-    title_of,
-    weights_text,
-    write_html,
+    mitigation_rows,
+    planted_rows,
 )
-from covidxr.report.records import Synthetic, is_synthetic, read_records, synthetic_images
 
 
-def key_results(metrics: dict, synthetic: Synthetic) -> list[dict]:
+def _key_results(metrics, synthetic):
     """The three key results of a run: internal, external, and without the lungs."""
     on = f", {synthetic.tag}" if synthetic.tag else ""
     external = metrics.get("external") or _held_out_sets(metrics)
-    on_external = ", synthetic images" if external and all(map(is_synthetic, external)) else ""
+    on_external = ", synthetic images" if external and all(map(is_phantom, external)) else ""
     parts = [
         (f"Internal test split{on}", _internal_result(metrics), "04"),
         (f"External validation{on_external}", _external_result(external, synthetic), "07"),
@@ -55,7 +58,7 @@ def _external_result(external, synthetic):
     """The estimate whose interval ends lowest, radiographs before synthetic images; the others stand below it."""
     rows = [
         (
-            is_synthetic(name),
+            is_phantom(name),
             high if is_number(high := found[key].get("high")) else found[key]["value"],
             key,
             name,
@@ -77,7 +80,7 @@ def _held_out_sets(metrics):
     """Without external sets, the held-out sources of notebook 06."""
     return {
         f"{source}, held out": {**row, "n": sum(row.get(key) or 0 for key in ("n_positive", "n_negative"))}
-        for source, row in (metrics.get("left_out") or {}).items()
+        for source, row in (metrics.get("held_out_sources") or {}).items()
     }
 
 
@@ -108,8 +111,6 @@ _WIDE = 1.7  # a figure whose width is a larger multiple of its height gets the 
 
 _DOCUMENTS = {"CLAIM.md": "the CLAIM checklist", "MODEL_CARD.md": "the model card"}
 
-_OUTDATED = ("outdated", "failed", "interrupted", "running")  # the results of such notebooks are of an earlier state
-
 
 def write_page(run_dir: str | os.PathLike) -> Path:
     """Write ``index.html`` into a run folder.
@@ -136,14 +137,14 @@ def write_page(run_dir: str | os.PathLike) -> Path:
     'index.html'
     """
     run_dir = Path(run_dir)
-    return write_html("index.html.j2", run_dir / "index.html", _context(run_dir))
+    return render("index.html.j2", run_dir / "index.html", _context(run_dir))
 
 
 def _context(run_dir):
     records = read_records(run_dir)
-    metrics, run, unusable = records
-    synthetic = synthetic_images(run_dir, records)
-    positive, external = metrics.get("positive", "COVID-19"), metrics.get("external") or {}
+    metrics, run, synthetic, unusable = records
+    positive, external = records.positive, metrics.get("external") or {}
+    mitigated = {name: mitigation_rows(found, positive) for name, found in (metrics.get("mitigated") or {}).items()}
     return {
         "run": run,
         "metrics": metrics,
@@ -152,14 +153,13 @@ def _context(run_dir):
         "model": metrics.get("model") or {},
         "weights": weights_text(metrics.get("model") or {}),
         "test": metrics.get("test") or {},
-        "key_results": key_results(metrics, synthetic),
+        "key_results": _key_results(metrics, synthetic),
+        "planted": planted_rows(metrics),
+        "mitigated": [(synthetic.named(name), row) for name, rows in mitigated.items() for row in rows],
         "documents": [(name, title) for name, title in _DOCUMENTS.items() if (run_dir / name).exists()],
-        "accuracy": _accuracy(metrics),
-        "heat": _heat(metrics.get("grad_cam") or {}),
-        "audit": [
-            measure_row(name, probe, probe.get("chance"), _conclusion(probe))
-            for name, probe in (metrics.get("audit") or {}).items()
-        ],
+        "accuracy": accuracy_rows(metrics, "The model"),
+        "heat": heat_rows(metrics),
+        "audit": audit_rows(metrics),
         "audit_summary": metrics.get("audit_summary") or [],
         "positive": positive,
         "external": [_external(synthetic.named(name), found, positive) for name, found in external.items()],
@@ -167,41 +167,35 @@ def _context(run_dir):
         "gallery": _gallery(run_dir, unusable),
         "figures": [_figure(path) for path in sorted((run_dir / "figures").glob("*.png"))],
         "notebooks": [_notebook(stem, entry, run_dir) for stem, entry in run.get("notebooks", {}).items()],
-        "outdated": [stem for stem, state in records.unfinished.items() if state in _OUTDATED],
-        "unfinished": records.unfinished,
+        "outdated": [stem for stem, state in records.unfinished.items() if _is_outdated(state, run["notebooks"][stem])],
+        "unfinished": _unfinished(records.unfinished),
     }
 
 
-def _conclusion(probe):
-    parts = [("Expected without a shortcut", probe.get("expected")), ("Found", probe.get("conclusion"))]
-    return " ".join(f"{name}: {text}." for name, text in parts if text)
+def _unfinished(states):
+    """Names of the notebooks that are not done, by state: what runs now and what is still to come before the others."""
+    words = {"running": "running now", "not run": "still to come"}
+    order = dict.fromkeys([*words, *states.values()])
+    found = {words.get(state, state): [stem for stem, its in states.items() if its == state] for state in order}
+    return {state: stems for state, stems in found.items() if stems}
 
 
-def _accuracy(metrics):
-    """The model's accuracy, then the baselines'."""
-    test = metrics.get("test") or {}
-    estimates = {"The model": test.get("accuracy"), **(metrics.get("baselines") or {})}
-    return [measure_row(name, one, chance_of(test)) for name, one in estimates.items() if is_measured(one)]
-
-
-def _heat(grad_cam):
-    rows = {"Heat inside the lungs": "heat_in_lungs", "The same, untrained network": "untrained"}
-    return [
-        measure_row(label, grad_cam[key], grad_cam.get("chance"))
-        for label, key in rows.items()
-        if is_measured(grad_cam.get(key))
-    ]
+def _is_outdated(state, entry):
+    """Whether the results of a notebook are of an earlier state; one that runs for the first time has none."""
+    return state in ("outdated", "failed", "interrupted") or (state == "running" and bool(entry.get("outputs")))
 
 
 def _external(name, found, positive):
     """One external set: its estimates, how its images were predicted, and labels that are no class of the network."""
-    measures = [("Accuracy", "accuracy", None)]
-    if positive is not None:
-        measures = [("Sensitivity", "sensitivity", None), ("Specificity", "specificity", None), ("AUC", "auc", 0.5)]
-    rows = [measure_row(label, found[key], chance) for label, key, chance in measures if key in found]
     confusion = [_predictions(label, counts) for label, counts in (found.get("confusion") or {}).items()]
     unknown = ", ".join(found.get("unknown_labels") or {})
-    return {"name": name, "n": found.get("n"), "rows": rows, "confusion": confusion, "unknown": unknown}
+    return {
+        "name": name,
+        "n": found.get("n"),
+        "rows": external_rows(found, positive),
+        "confusion": confusion,
+        "unknown": unknown,
+    }
 
 
 def _predictions(label, counts):
@@ -238,6 +232,7 @@ def _image(row):
     return {
         **named,
         "picture": quote(row["picture"]),
+        "outlines": quote(row.get("outlines") or ""),
         "right": row["label"] == row["predicted"],
         "confidence": float(row["confidence"]),
         "chances": [(name, f"{value:.2f}", round(100 * value, 1)) for name, value in chances],

@@ -13,7 +13,7 @@ from pathlib import Path
 from covidxr.run.profile import NOTEBOOKS, parse_yaml, read_profile
 from covidxr.utils import CovidxrError, unknown
 
-FETCHABLE = ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")
+_FETCHABLE = ("covid-chestxray", "kaggle-chest-xray", "darkcovidnet", "figure1")
 
 _EXAMPLES = {
     "covidxr": """examples:
@@ -34,7 +34,7 @@ The same command resumes where it stopped: a notebook is executed again when its
 outputs are not as recorded, and a line says why. python -m covidxr.run PROFILE is the same command.
 exit codes: 0 all done, 1 a notebook failed, 2 wrong usage, 130 interrupted
 """,
-    "data": f"""sources: {", ".join(FETCHABLE)}
+    "data": f"""sources: {", ".join(_FETCHABLE)}
 
 examples:
   covidxr data article --data-dir data
@@ -70,17 +70,24 @@ def main(arguments=None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def needed_sources(names) -> list[str]:
+def _needed_sources(names) -> list[str]:
     """List the downloadable sources among the names and in the profiles of these names."""
-    sources = [source for name in names for source in ([name] if name in FETCHABLE else _profile_sources(name))]
+    sources = [source for name in names for source in ([name] if name in _FETCHABLE else _profile_sources(name))]
     return list(dict.fromkeys(sources))
 
 
 def _profile_sources(name):
+    from covidxr.data.sources import source_entry
+
     if name not in _profiles() and not Path(name).is_file():
-        raise unknown("source or profile", name, [*FETCHABLE, *_profiles(), "the path of a YAML file"])
-    lists = [section.get(key) or [] for section in read_profile(name)[1].values() for key in ("sources", "external")]
-    return [source for sources in lists for source in sources if source in FETCHABLE]
+        raise unknown("source or profile", name, [*_FETCHABLE, *_profiles(), "the path of a YAML file"])
+    lists = [
+        section.get(key) or []
+        for section in read_profile(name)[1].values()
+        for key in ("sources", "external", "mitigated_sources")
+    ]
+    named = [source_entry(entry)[0] for sources in lists for entry in sources]
+    return [source for source in named if source in _FETCHABLE]
 
 
 def _profiles():
@@ -99,7 +106,7 @@ def _run(options):
 
 
 def _data(options):
-    sources = needed_sources(options.names)
+    sources = _needed_sources(options.names)
     if options.archive and len(sources) != 1:
         raise CovidxrError(f"--from names the archive of one source, but {', '.join(sources) or 'none'} were named")
     if not sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import os
 import re
@@ -19,6 +20,8 @@ import papermill
 import psutil
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -36,6 +39,9 @@ _KERNEL_START_SECONDS = 180  # a busy machine may take a minute
 _LONGEST_SOCKET = 100  # characters; systems allow a path of 103 to 107
 
 _ERROR_LINES = 6  # TensorFlow appends its graph to some messages
+
+_OPTIONAL = "optional:"  # begins the tag of cells whose section is left out where it has no output
+_COUNT = re.compile(r"\d/\d+\s\[")  # of a progress bar, such as "3/12 [00:12<00:36, 4.00s/epoch]"
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -65,15 +71,63 @@ class ThisInterpreter(AsyncKernelManager):
         return command + (extra_arguments or [])
 
 
-def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda seconds: None) -> Outcome:
-    """Execute a notebook and render it."""
+class _Client(PapermillNotebookClient):
+    """Executes the cells, and notes what the notebook is doing."""
+
+    def __init__(self, nb_man, meter, **options):
+        super().__init__(nb_man, **options)
+        self._meter, self._heading = meter, ""
+
+    def process_message(self, msg, cell, cell_index):
+        """Process a message of the kernel."""
+        if msg["msg_type"] == "execute_input":
+            self._meter.doing = self._heading = _heading(self.nb.cells[:cell_index])
+        elif line := _last_line(msg["msg_type"], msg["content"]):
+            self._meter.doing = f"{self._heading}: {line}".removeprefix(": ")
+        return super().process_message(msg, cell, cell_index)
+
+
+class _Engine(NBClientEngine):
+    """papermill's engine with this module's client and kernels."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, meter, folder, **_):
+        """Execute the notebook."""
+        kernel = {"kernel_name": kernel_name, "kernel_manager_class": ThisInterpreter, "config": _connection(folder)}
+        log = logging.getLogger("papermill")
+        client = _Client(nb_man, meter, startup_timeout=_KERNEL_START_SECONDS, log=log, **kernel)
+        return client.execute(env=_environment(folder))
+
+
+papermill_engines.register("covidxr", _Engine)
+
+
+def _heading(cells):
+    """The last heading in the cells."""
+    lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    headings = [line.lstrip("#").strip() for line in lines if re.match(r"#+ ", line)]
+    return headings[-1] if headings else ""
+
+
+def _last_line(kind, content):
+    """The last line that a message prints, or the numbers that it adds to a progress bar."""
+    if kind == "stream" and content["name"] == "stdout":
+        return next((line for line in reversed(content["text"].splitlines()) if line.strip()), None)
+    if kind == "comm_msg":  # of a widget, such as the text next to a bar
+        text = content["data"].get("state", {}).get("value")
+        return " ".join(html.unescape(text).split()) if isinstance(text, str) and _COUNT.search(text) else None
+    return None
+
+
+def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda seconds, doing: None) -> Outcome:
+    """Execute a notebook and render it; `on_tick` is called a few times a second."""
     working, failed = target.with_suffix(".running.ipynb"), target.with_suffix(".failed.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     try:
-        with _folder() as folder, _environment(folder), _Meter(on_tick) as meter, _no_kernel_left():
-            error = _papermill(notebook, working, parameters, _connection(folder))
-        copy = _tidy(working)
+        with _folder() as folder, _Meter(on_tick) as meter, _no_kernel_left():
+            error = _papermill(notebook, working, parameters, meter, folder)
+        copy = _tidy(working, complete=not error)
         os.replace(working, failed if error else target)
     finally:
         working.unlink(missing_ok=True)
@@ -82,7 +136,7 @@ def execute(notebook: Path, target: Path, parameters: dict, on_tick=lambda secon
     return Outcome(round(meter.seconds, 1), round(meter.peak / 2**20, 1), error)
 
 
-def _papermill(notebook, working, parameters, config):
+def _papermill(notebook, working, parameters, meter, folder):
     """Run papermill; return None, or what went wrong."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the message below holds what it would log
     try:
@@ -90,12 +144,12 @@ def _papermill(notebook, working, parameters, config):
             notebook,
             working,
             parameters,
+            engine_name="covidxr",
             kernel_name="python3",
             language="python",
-            kernel_manager_class=ThisInterpreter,
-            config=config,
-            start_timeout=_KERNEL_START_SECONDS,
             progress_bar=False,
+            meter=meter,
+            folder=folder,
         )
     except PapermillExecutionError as error:
         message = "\n".join(error.evalue.strip().splitlines()[:_ERROR_LINES])
@@ -117,13 +171,22 @@ def _last_started(working):
     return (started[-1] + 1, cells[started[-1]].source) if started else (0, "(before the first one)")
 
 
-def _tidy(working):
-    """Remove this machine's folders from papermill's record."""
+def _tidy(working, complete):
+    """Remove this machine's folders from papermill's record, and from a complete notebook the sections that do not apply."""
     notebook = nbformat.read(working, as_version=4)
+    if complete:
+        notebook.cells = _with_output(notebook.cells)
     for name in ("input_path", "output_path"):
         notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name.replace(".running", "")
     nbformat.write(notebook, working)
     return notebook
+
+
+def _with_output(cells):
+    """The cells without optional sections of no output: those whose cells share a tag ``optional:NAME``."""
+    sections = [next((tag for tag in cell.metadata.get("tags", []) if tag.startswith(_OPTIONAL)), "") for cell in cells]
+    spoke = {section for section, cell in zip(sections, cells, strict=True) if cell.get("outputs")}
+    return [cell for section, cell in zip(sections, cells, strict=True) if not section or section in spoke]
 
 
 def _render(notebook, target):
@@ -139,19 +202,10 @@ def _render(notebook, target):
         temporary.write_text(body, encoding="utf-8")
 
 
-@contextlib.contextmanager
 def _environment(folder):
-    """Set the kernel's environment for the length of the block; its temporary files go to `folder`."""
-    before = dict(os.environ)
-    root = str(Path(covidxr.__file__).parent.parent)
-    quiet_environment()
-    os.environ.update(PYTHONHASHSEED="0", TMPDIR=folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, before.get("PYTHONPATH")]))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """The kernel's environment; its temporary files go to a folder."""
+    path = os.pathsep.join(filter(None, [str(Path(covidxr.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **quiet_environment(), "PYTHONHASHSEED": "0", "TMPDIR": folder, "PYTHONPATH": path}
 
 
 @contextlib.contextmanager
@@ -190,7 +244,7 @@ class _Meter:
     """Wall time, and the peak memory of all child processes."""
 
     def __init__(self, on_tick):
-        self.seconds, self.peak = 0.0, 0
+        self.seconds, self.peak, self.doing = 0.0, 0, ""
         self._on_tick, self._stop = on_tick, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -207,7 +261,7 @@ class _Meter:
     def _watch(self):
         while not self._stop.wait(_SAMPLE_SECONDS):
             self.peak = max(self.peak, _children_bytes())
-            self._on_tick(time.monotonic() - self._start)
+            self._on_tick(time.monotonic() - self._start, self.doing)
 
 
 def _children_bytes():

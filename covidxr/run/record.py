@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -16,74 +15,12 @@ import psutil
 import covidxr
 from covidxr.utils import CovidxrError, read_json, write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
+_NUMBER = (int, float)
 
-
-_LOCKED_BYTE = 1 << 30  # on Windows, where a locked byte cannot be read; past the end of the file
-
-
-@contextlib.contextmanager
-def locked(run_dir):
-    """Make a run folder and lock it for the length of the block."""
-    path = Path(run_dir) / "run.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = _take(path)
-    except OSError as error:
-        reason = f"{run_dir} cannot be a run folder ({error.strerror or error})"
-        raise CovidxrError(f"{reason}; give another --run-dir, a folder that can be written to") from None
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
-            path.unlink()
-        file.close()
-
-
-def _take(path):
-    """Open and lock the file; try again where its last holder removed it in between."""
-    while True:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (held as long as the run)
-        try:
-            _lock(file)
-            if _is_still(path, file):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                return file
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or "just started"
-            file.close()
-            raise CovidxrError(
-                f"another run (process {holder}) is working in {path.parent}; wait for it, or give another --run-dir"
-            ) from None
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-
-
-def _lock(file):
-    if os.name == "posix":
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    file.seek(_LOCKED_BYTE)
-    try:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        raise BlockingIOError from error
-
-
-def _is_still(path, file):
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
+_ENTRY = {
+    "status": str, "started": str, "finished": str, "seconds": _NUMBER, "usual_seconds": _NUMBER,
+    "inputs": dict, "outputs": dict, "metrics": dict,
+}  # fmt: skip
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "imgaug", "keras-vis")
 
@@ -112,12 +49,10 @@ def _read(path):
 
 
 def _is_entry(entry):
-    kinds = {"status": str, "inputs": dict, "outputs": dict, "metrics": dict, "started": str, "finished": str}
     return (
         isinstance(entry, dict)
         and "status" in entry
-        and all(isinstance(entry[name], kind) for name, kind in kinds.items() if name in entry)
-        and isinstance(entry.get("seconds", 0), (int, float))
+        and all(isinstance(entry[name], kind) for name, kind in _ENTRY.items() if name in entry)
         and (entry["status"] != "running" or _is_time(entry.get("started")))
     )
 
@@ -127,18 +62,6 @@ def _is_time(text):
         return bool(datetime.fromisoformat(text))
     except (TypeError, ValueError):
         return False
-
-
-def complete_entry(entry: dict, outcome) -> None:
-    """Record the outcome of a notebook."""
-    entry.update(
-        status="failed" if outcome.error else "done",
-        seconds=outcome.seconds,
-        peak_memory_mb=outcome.peak_memory_mb,
-        finished=now(),
-    )
-    if outcome.error:
-        entry["error"] = outcome.error
 
 
 def save_record(record: dict, run_dir: Path) -> None:

@@ -6,16 +6,19 @@ failure.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
 from covidxr.report.page import write_page
+from covidxr.run.lock import locked
 from covidxr.run.plan import plan, select
 from covidxr.run.profile import NOTEBOOKS, read_profile
-from covidxr.run.record import complete_entry, locked, open_record, save_record
-from covidxr.run.state import State, tidy
-from covidxr.utils import CovidxrError
+from covidxr.run.state import State
+from covidxr.utils import CovidxrError, duration_text
+
+_CLEAR = "\r\x1b[K"  # back to the beginning of the terminal's line, which is emptied
 
 
 class NotebookFailed(Exception):
@@ -64,7 +67,7 @@ def run_profile(
     >>> record = run_profile("demo", "runs/mine", parameters={"epochs": 3})  # doctest: +SKIP
     >>> run_profile("no-such-profile")
     Traceback (most recent call last):
-    covidxr.utils.CovidxrError: unknown profile 'no-such-profile'; available: ablation, article, demo, ...
+    covidxr.utils.CovidxrError: unknown profile 'no-such-profile'; available: ablation, article, clean, ...
     """
     name, sections = read_profile(profile, notebooks)
     run_dir = Path(run_dir or Path("runs", name))
@@ -85,10 +88,11 @@ def run_profile(
 
 
 def _run_all(name, steps, chosen, run_dir, forced):
-    tidy(run_dir)
-    state = State(open_record(name, steps, run_dir), steps, run_dir)
+    state = State(name, steps, run_dir)
     if message := state.restore_metrics():
         print(message)
+    if sys.stdout.isatty():
+        print(f"results as they come: {run_dir / 'index.html'}")
     for step in chosen:
         if forced and (wrong := state.refusal(step)):
             raise CovidxrError(wrong)
@@ -96,72 +100,61 @@ def _run_all(name, steps, chosen, run_dir, forced):
         if reason and not forced:
             print(f"{step.stem} … runs again: {reason}")
         if forced or reason is not None:
-            _run_one(state, step)
+            _run_one(state, step, chosen)
         else:
             state.entries[step.stem]["status"] = "done"
             print(f"{step.stem} … unchanged")
     state.refresh()
-    save_record(state.record, run_dir)
+    _save(state)
     for stem, found in state.damage.items():
         print(
             f"{stem}: {next(iter(found.values()))}; the command without --only, or with --only {stem[:2]}, repairs it"
         )
-    print(f"open {_page(state)}")
+    print("index.html is as before the damage" if state.damage else f"open {run_dir / 'index.html'}")
     return state.record
 
 
-def _page(state):
-    try:
-        return write_page(state.run_dir)
-    except Exception as error:
-        if not state.damage:
-            raise
-        raise CovidxrError(
-            f"index.html cannot be written from damaged files ({error}); give the command without --only"
-        ) from error
-
-
-def _run_one(state, step):
+def _run_one(state, step, chosen):
     from covidxr.run.execute import execute  # papermill: not loaded where nothing is to be executed
 
-    record, run_dir = state.record, state.run_dir
-    entry = state.begin(step)
+    target = state.run_dir / "notebooks" / step.path.name
+    live = sys.stdout.isatty()  # only a terminal shows what passes
+    state.begin(step)
     _save(state)
-    beginning = f"{step.stem} … "
-    print(beginning, end="", flush=True)
-    beginning = f"\r{beginning}" if sys.stdout.isatty() else ""  # a terminal shows the seconds as they pass
-    tick = partial(_print_seconds, beginning) if beginning else lambda seconds: None
+    print(f"{step.stem} … ", end="", flush=True)
+    tick = partial(_show_progress, step.stem, state.expected_seconds(step, chosen)) if live else lambda *_: None
     try:
-        outcome = execute(step.path, run_dir / "notebooks" / step.path.name, step.parameters, tick)
+        outcome = execute(step.path, target, step.parameters, tick)
     except BaseException:  # Ctrl-C, or a full disk
-        entry["status"] = "interrupted"
-        tidy(run_dir)
-        state.finish(step, ended=False)
+        state.finish(step)
         _save(state)
         raise
-    complete_entry(entry, outcome)
-    state.finish(step, ended=not outcome.error)
+    state.finish(step, outcome)
     _save(state)
-    _print_seconds(beginning, outcome.seconds, end="\n")
+    print(f"{_CLEAR}{step.stem} … " if live else "", f"{outcome.seconds:.0f} s", sep="", flush=True)
     if outcome.error:
-        raise NotebookFailed(_failure_text(record, step, outcome, run_dir))
+        raise NotebookFailed(_failure_text(state, step, outcome))
 
 
 def _save(state):
     """Write the record, and the page unless it would show what is damaged."""
-    save_record(state.record, state.run_dir)
+    state.save()
     if not state.damage:
         write_page(state.run_dir)
 
 
-def _print_seconds(beginning, seconds, end=""):
-    print(f"{beginning}{seconds:.0f} s", end=end, flush=True)
+def _show_progress(stem, expected, seconds, doing):
+    """Write over the terminal's line: the time passed, the time left of the run if that is known, what the notebook does."""
+    left = expected and max(expected[0] - seconds, 0) + expected[1]
+    parts = [f"{stem} … {seconds:.0f} s", f"about {duration_text(left)} left" if left else "", doing]
+    line = "".join(filter(str.isprintable, " · ".join(filter(None, parts))))
+    print(f"{_CLEAR}{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
 
 
-def _failure_text(record, step, outcome, run_dir):
-    done = [stem for stem, entry in record["notebooks"].items() if entry["status"] == "done"]
+def _failure_text(state, step, outcome):
+    done = [stem for stem, entry in state.entries.items() if entry["status"] == "done"]
     return (
         f"{step.stem} failed in {outcome.error}\n"
-        f"its copy up to there: {run_dir / 'notebooks' / step.stem}.failed.ipynb\n"
+        f"its copy up to there: {state.run_dir / 'notebooks' / step.stem}.failed.ipynb\n"
         f"done: {', '.join(done) or 'nothing yet'}; the same command resumes at {step.stem}"
     )

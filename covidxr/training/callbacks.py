@@ -17,14 +17,15 @@ from covidxr.augmentation import AugmentedBatches, PlainBatches, build_policy
 from covidxr.data.images import preprocess
 from covidxr.evaluation.linear_probe import group_weights, worst_group_loss
 from covidxr.evaluation.metrics import predict
+from covidxr.training.hardware import choose_precision
 from covidxr.utils import atomic_path, unknown
 
-MOMENTUM = 0.9  # Adam's usual beta_1
+_MOMENTUM = 0.9  # Adam's usual beta_1
 
-MIN_DELTA = 1e-4  # by which the validation loss must fall to count as improved, as in Keras' ReduceLROnPlateau
+_MIN_DELTA = 1e-4  # by which the validation loss must fall to count as improved, as in Keras' ReduceLROnPlateau
 
 
-class StepSettings(NamedTuple):
+class _StepSettings(NamedTuple):
     """Hyper-parameters of one training step: learning ``rate`` and ``momentum``, Adam's ``beta_1``."""
 
     rate: float
@@ -41,11 +42,11 @@ class Schedule(NamedTuple):
     warmup_epochs: float = 0
     patience: int = 10
 
-    def at(self, step, losses=()) -> StepSettings:
+    def at(self, step, losses=()) -> _StepSettings:
         """Rate and momentum of a step."""
-        if self.schedule not in SCHEDULES:
-            raise unknown("schedule", self.schedule, SCHEDULES)
-        return SCHEDULES[self.schedule](self, step, losses)
+        if self.schedule not in _SCHEDULES:
+            raise unknown("schedule", self.schedule, _SCHEDULES)
+        return _SCHEDULES[self.schedule](self, step, losses)
 
     def is_over(self, losses) -> bool:
         """Whether training ends after the epochs that gave these losses."""
@@ -57,28 +58,28 @@ class Schedule(NamedTuple):
 def _plateau(schedule, step, losses):
     best, waited, halvings = np.inf, 0, 0
     for loss in losses:
-        improved = loss < best - MIN_DELTA
+        improved = loss < best - _MIN_DELTA
         best, waited = (loss, 0) if improved else (best, waited + 1)
         if waited >= max(1, schedule.patience // 3):
             halvings, waited = halvings + 1, 0
     warm_up = max(1, round(schedule.warmup_epochs * schedule.steps))
-    return StepSettings(schedule.learning_rate * 0.5**halvings * min(1, (step + 1) / warm_up), MOMENTUM)
+    return _StepSettings(schedule.learning_rate * 0.5**halvings * min(1, (step + 1) / warm_up), _MOMENTUM)
 
 
 def _one_cycle(schedule, step, losses):
     turns = np.array([0, 0.45, 0.9, 1]) * schedule.steps * schedule.epochs
     factor = np.interp(step, turns, [0.1, 1, 0.1, 0.001])
-    return StepSettings(float(schedule.learning_rate * factor), float(np.interp(step, turns[:3], [0.95, 0.85, 0.95])))
+    return _StepSettings(float(schedule.learning_rate * factor), float(np.interp(step, turns[:3], [0.95, 0.85, 0.95])))
 
 
-SCHEDULES = {"plateau": _plateau, "one-cycle": _one_cycle}
+_SCHEDULES = {"plateau": _plateau, "one-cycle": _one_cycle}
 
-MAX_ATTEMPTS = 3  # one that still collapses then is a finding about the configuration
+_MAX_ATTEMPTS = 3  # one that still collapses then is a finding about the configuration
 
 N_PROBED = 64  # images on which a collapse is looked for
 
 
-def has_collapsed(model, images, loss) -> bool:
+def _has_collapsed(model, images, loss) -> bool:
     """Whether a network in training gives no finite prediction, or the same one for every image."""
     frequencies = np.unique(images.labels, return_counts=True)[1] / len(images.labels)
     if loss < 0.9 * -(frequencies * np.log(frequencies)).sum():
@@ -101,8 +102,6 @@ def reinitialise_head(model, seed) -> None:
 
 CHECKPOINT = "checkpoint.npz"
 
-_GROUPS = ("model", "optimizer", "best")
-
 
 @dataclass
 class TrainingState:
@@ -123,6 +122,7 @@ class TrainingState:
 def config_fingerprint(model, train, validation, config) -> dict:
     """Describe a training, so that it never resumes from the checkpoint of another one."""
     settings = {name: value for name, value in asdict(config).items() if name != "devices"}
+    settings |= {"precision": choose_precision(config.precision), "weights": str(config.weights)}
     arrays = [train.images, train.labels, validation.images, validation.labels]
     if config.balance:
         arrays += [_balanced_weights(train), _sources(validation)]
@@ -151,42 +151,38 @@ def _arrays_digest(arrays):
     return digest.hexdigest()
 
 
-def save_checkpoint(folder, fingerprint, model, state) -> None:
+def _save_checkpoint(folder, fingerprint, model, state) -> None:
     """Write the checkpoint."""
     stored = {**vars(state), "best": state.best is not None}
     groups = {"model": model.variables, "optimizer": model.optimizer.variables, "best": state.best or []}
     arrays = {f"{name}/{i}": np.asarray(value) for name, group in groups.items() for i, value in enumerate(group)}
     with atomic_path(Path(folder) / CHECKPOINT) as temporary:
-        texts = {"state": json.dumps(stored), "fingerprint": json.dumps(fingerprint, default=_python_number)}
+        texts = {"state": json.dumps(stored), "fingerprint": json.dumps(fingerprint, default=float)}  # NumPy's numbers
         np.savez(temporary, **texts, **arrays)
 
 
-def _python_number(number):
-    return number.item()  # NumPy's
-
-
-def load_checkpoint(folder, fingerprint) -> tuple[TrainingState, list, list] | str:
-    """Read state, model and optimizer variables; or the reason why this training cannot resume, empty without a file."""
+def load_checkpoint(folder, fingerprint) -> tuple[TrainingState, list, list] | None:
+    """Read state, model and optimizer variables, or None, with the reason printed, where this training cannot resume."""
     path = Path(folder) / CHECKPOINT
     if not path.exists():
-        return ""
+        return None
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds on a damaged file
-        return f"{path} is damaged ({error})"
-    try:
         other = json.loads(str(arrays["fingerprint"]))
-    except KeyError:
-        return f"{path} was written by another version of this package"
+    except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds on a damaged file
+        print(f"Training starts from the beginning: {path} is damaged ({error}).")
+        return None
     if differs := sorted(name for name in {*fingerprint, *other} if fingerprint.get(name) != other.get(name)):
-        return f"{path} is of another training ({', '.join(differs)} differ)"
+        print(f"Training starts from the beginning: {path} is of another training ({', '.join(differs)} differ).")
+        return None
     state = TrainingState(**json.loads(str(arrays["state"])))
     model, optimizer, best = (
         [arrays[f"{group}/{i}"] for i in range(sum(name.startswith(f"{group}/") for name in arrays))]
-        for group in _GROUPS
+        for group in ("model", "optimizer", "best")
     )
     state.best = best if state.best else None
+    print(f"Resuming after epoch {len(state.rows)}, from {path}.")
     return state, model, optimizer
 
 
@@ -224,13 +220,13 @@ def run_attempt(model, task, state, variables=()) -> None:
     # Keras fails where the replicas' parts of a first batch differ in size.
     size = max(1, min(32, len(validation.images)) // replicas) * replicas
     held_out = PlainBatches(validation.images, validation.labels, len(train.classes), batch_size=size)
-    adam = compile_model(model, len(batches))
+    adam = _compile(model, len(batches))
     for target, values in zip((model, model.optimizer), variables, strict=False):
         assign_variables(target.variables, values)
     if schedule.is_over(state.losses):
         return
-    monitor = TrainingMonitor(state, schedule, batches, adam, partial(save_checkpoint, task.folder, task.fingerprint))
-    monitor.probed = train if len(state.abandoned) < MAX_ATTEMPTS - 1 else None
+    monitor = TrainingMonitor(state, schedule, batches, adam, partial(_save_checkpoint, task.folder, task.fingerprint))
+    monitor.probed = train if len(state.abandoned) < _MAX_ATTEMPTS - 1 else None
     monitor.grouped = validation if config.balance else None
     model.fit(
         batches,
@@ -243,7 +239,7 @@ def run_attempt(model, task, state, variables=()) -> None:
     )
 
 
-def compile_model(model, steps) -> keras.optimizers.Adam:
+def _compile(model, steps) -> keras.optimizers.Adam:
     """Compile with Adam and a running mean of the weights over about one epoch, whose steps are given."""
     adam = keras.optimizers.Adam(use_ema=True, ema_momentum=1 - 1 / steps)
     adam.beta_1 = keras.Variable(adam.beta_1, trainable=False)  # a number would be fixed in the compiled step
@@ -296,7 +292,7 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Record the epoch and save the state, or stop if the network has collapsed."""
-        if self.probed is not None and has_collapsed(self.model, self.probed, logs["loss"]):
+        if self.probed is not None and _has_collapsed(self.model, self.probed, logs["loss"]):
             self.state.collapsed = self.model.stop_training = True
             return
         numbers = {name: float(value) for name, value in logs.items()}

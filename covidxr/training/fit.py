@@ -27,7 +27,6 @@ from covidxr.model.networks import (
 )
 from covidxr.model.weights import WeightsRecord, load_weights
 from covidxr.training.callbacks import (
-    CHECKPOINT,
     Schedule,
     TrainingState,
     TrainingTask,
@@ -39,14 +38,15 @@ from covidxr.training.callbacks import (
     run_attempt,
     training_batches,
 )
-from covidxr.training.head import distribution_strategy, reinitialise_and_fit_head
+from covidxr.training.hardware import distribution_strategy, set_precision
+from covidxr.training.head import reinitialise_and_fit_head
 from covidxr.utils import CovidxrError, read_json, unknown, write_csv, write_json
 
-PRETRAINED_DEFAULTS = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 2, "batch_size": 16}
+_PRETRAINED_DEFAULTS = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 2, "batch_size": 16}
 
-RANDOM_DEFAULTS = {"epochs": 14, "learning_rate": 3e-5, "warmup_epochs": 0.25, "batch_size": 8}
+_RANDOM_DEFAULTS = {"epochs": 14, "learning_rate": 3e-5, "warmup_epochs": 0.25, "batch_size": 8}
 
-NETWORKS = ("full", "truncated", "baseline")
+_NETWORKS = ("full", "truncated", "baseline")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ class TrainingConfig:
     balance : bool
         Whether training images are drawn so that classes, and the sources within each class, weigh equally, and the
         validation loss is that of the source with the largest loss.
+    precision : {"auto", "float32", "mixed_bfloat16", "mixed_float16"}
+        Arithmetic of the training; ``auto`` is half precision on processors and GPUs that have instructions for it. Weights,
+        softmax, loss and the trained model are ``float32`` in any case.
     devices : {"one", "all"}
         One device, or data-parallel training on all GPUs of the machine.
     seed : int
@@ -106,6 +109,7 @@ class TrainingConfig:
     schedule: str = "plateau"
     patience: int = 10
     balance: bool = False
+    precision: str = "auto"
     devices: str = "one"
     seed: int = 0
 
@@ -126,7 +130,7 @@ class TrainingConfig:
         >>> TrainingConfig(batch_size=4).for_weights("pretrained").learning_rate
         0.0001
         """
-        defaults = RANDOM_DEFAULTS if kind == "random" else PRETRAINED_DEFAULTS
+        defaults = _RANDOM_DEFAULTS if kind == "random" else _PRETRAINED_DEFAULTS
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
@@ -191,6 +195,7 @@ def fit(
     """
     config, folder = config.for_weights("pretrained"), Path(run_dir) / "training"
     train, validation = dataset.split("train"), dataset.split("validation")
+    set_precision(model, config.precision)
     if not config.epochs:
         history = _evaluate(model, train, validation, config.seed)
         _save_result(run_dir, folder, model, history)
@@ -218,21 +223,20 @@ def fit(
 def _train(model, task, reinitialise) -> TrainingState:
     """Attempt after attempt, until one does not collapse."""
     initial = [variable.numpy() for variable in model.variables]
-    state, *variables = _resume(task) or (TrainingState(task.config.seed),)
+    state, *variables = load_checkpoint(task.folder, task.fingerprint) or (TrainingState(task.config.seed),)
     strategy = distribution_strategy(task.config.devices)
-    set_seed(state.seed)
-    _attempt(strategy, model, task, state, variables)
-    while state.collapsed:
-        state = next_attempt(state)
+    while True:
         set_seed(state.seed)
+        _attempt(strategy, model, task, state, variables)
+        if not state.collapsed:
+            return state
+        state, variables = next_attempt(state), ()
         assign_variables(model.variables, initial)
         if reinitialise:
             reinitialise(model, state.seed)
-        _attempt(strategy, model, task, state)
-    return state
 
 
-def _attempt(strategy, model, task, state, variables=()):
+def _attempt(strategy, model, task, state, variables):
     """One attempt, on one device or on a copy of the network on each of several."""
     replicas, size = strategy.num_replicas_in_sync, task.config.batch_size
     if replicas == 1:
@@ -245,18 +249,9 @@ def _attempt(strategy, model, task, state, variables=()):
         raise CovidxrError("balance needs a single device; set balance to False or devices to 'one'")
     with strategy.scope():
         copy = keras.models.clone_model(model)
+        set_precision(copy, task.config.precision)
         assign_variables(copy.variables, [variable.numpy() for variable in model.variables])
         return run_attempt(copy, task, state, variables)
-
-
-def _resume(task):
-    found = load_checkpoint(task.folder, task.fingerprint)
-    if isinstance(found, tuple):
-        print(f"Resuming after epoch {len(found[0].rows)}, from {task.folder / CHECKPOINT}.")
-        return found
-    if found:
-        print(f"Training starts from the beginning: {found}.")
-    return None
 
 
 def _evaluate(model, train, validation, seed):
@@ -274,6 +269,7 @@ def _evaluate(model, train, validation, seed):
 
 def _save_result(run_dir, folder, model, history):
     """Write model and history, and remove the checkpoint with whatever an interrupted training left there."""
+    set_precision(model, "float32")
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])  # lets go of Adam's moments
     folder.mkdir(parents=True, exist_ok=True)
     keras.Model(model.inputs, model.outputs, name=model.name).save(folder / "model.keras")  # and this saves none
@@ -291,7 +287,7 @@ def initialise(config: TrainingConfig, dataset: Dataset) -> tuple[keras.Model, C
     Parameters
     ----------
     config : TrainingConfig
-        ``network``, ``weights``, ``freeze`` and ``seed`` are used.
+        ``network``, ``weights``, ``freeze``, ``precision`` and ``seed`` are used.
     dataset : covidxr.data.Dataset
         Gives image size and classes; random weights are scaled to its first 64 training images.
 
@@ -318,21 +314,24 @@ def initialise(config: TrainingConfig, dataset: Dataset) -> tuple[keras.Model, C
     ((None, 3), (None, 48, 48, 3), 'random')
     """
     size, shape = dataset.images.shape[1], {"n_classes": len(dataset.classes), "seed": config.seed}
-    if config.network not in NETWORKS:
-        raise unknown("network", config.network, NETWORKS)
+    if config.network not in _NETWORKS:
+        raise unknown("network", config.network, _NETWORKS)
     if config.network == "baseline":
-        model = build_baseline(size, **shape)
-        return model, partial(build_baseline, **shape), load_weights(model, "random")
-    build = partial(build_vgg16, freeze=config.freeze, **shape)
-    model = build(size)
-    record = load_weights(model, config.weights)
-    if record.kind == "random":  # a block frozen at random would stay noise
-        build = partial(build, freeze="none", dropout=0.2)
+        build = partial(build_baseline, **shape)
         model = build(size)
-        looks_linear_init(model)
-        data_dependent_init(model, preprocess(dataset.split("train").images[:64]))
+        record = load_weights(model, "random")
+    else:
+        build = partial(build_vgg16, freeze=config.freeze, **shape)
+        model = build(size)
+        record = load_weights(model, config.weights)
+        if record.kind == "random":  # a block frozen at random would stay noise
+            build = partial(build, freeze="none", dropout=0.2)
+            model = build(size)
+            looks_linear_init(model)
+            data_dependent_init(model, preprocess(dataset.split("train").images[:64]))
     if config.network == "truncated":
-        return truncate_vgg16(model, config.seed), partial(build_truncated_vgg16, **shape), record
+        model, build = truncate_vgg16(model, config.seed), partial(build_truncated_vgg16, **shape)
+    set_precision(model, config.precision)  # only now: initial weights are computed in float32
     return model, build, record
 
 
@@ -384,8 +383,40 @@ def warm_up_head(
     return reinitialise
 
 
-def train_network(dataset, config, run_dir) -> keras.Model:
-    """Initialise a network, warm up its head, and train it, as notebook 03 does."""
+def train_network(dataset: Dataset, config: TrainingConfig, run_dir: str | os.PathLike) -> keras.Model:
+    """Initialise a network, warm up its head, and train it, as notebook 03 does.
+
+    Parameters
+    ----------
+    dataset : covidxr.data.Dataset
+        Its splits ``train`` and ``validation`` are used.
+    config : TrainingConfig
+        All settings.
+    run_dir : str or os.PathLike
+        Where ``model.keras`` and ``history.csv`` are written.
+
+    Returns
+    -------
+    keras.Model
+        With the weights of the epoch of least validation loss.
+
+    Raises
+    ------
+    CovidxrError
+        As `initialise` and `fit`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from covidxr.data.dataset import build_dataset
+    >>> folder = tempfile.mkdtemp()
+    >>> dataset = build_dataset(per_class=4, image_size=32, work_dir=folder)
+    >>> dataset.manifest["split"] = np.resize(["train", "validation"], 12)
+    >>> train_network(dataset, TrainingConfig(network="baseline", epochs=1), folder).output_shape
+    (None, 3)
+    """
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
     model, _, record = initialise(config, dataset)
     config = config.for_weights(record.kind)
@@ -393,25 +424,18 @@ def train_network(dataset, config, run_dir) -> keras.Model:
     return model
 
 
-STAGE_SETTINGS = (
-    "image_size",
-    "epochs",
-    "learning_rate",
-    "policy",
-    "batch_size",
-    "patience",
-    "warmup_epochs",
-    "schedule",
-)
+_STAGE_NEEDS = ("image_size", "epochs")
+
+_STAGE_MAY_HAVE = ("learning_rate", "policy", "batch_size", "patience", "warmup_epochs", "schedule")
 
 
 def plan_resizing(stages, image_size, epochs) -> list:
     """Check the stages of progressive resizing; by default there is one, of the images' own size."""
     stages = [dict(stage) for stage in stages] or [{"image_size": image_size, "epochs": epochs}]
     for number, stage in enumerate(stages, 1):
-        if strange := [name for name in stage if name not in STAGE_SETTINGS]:
-            raise unknown(f"setting of stage {number}", strange[0], STAGE_SETTINGS)
-        if lacks := [name for name in STAGE_SETTINGS[:2] if name not in stage]:
+        if strange := [name for name in stage if name not in (*_STAGE_NEEDS, *_STAGE_MAY_HAVE)]:
+            raise unknown(f"setting of stage {number}", strange[0], (*_STAGE_NEEDS, *_STAGE_MAY_HAVE))
+        if lacks := [name for name in _STAGE_NEEDS if name not in stage]:
             raise CovidxrError(f"stage {number} lacks {lacks[0]}; it has {', '.join(stage) or 'nothing'}")
     if (last := stages[-1]["image_size"]) != image_size:
         raise CovidxrError(

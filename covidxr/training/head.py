@@ -1,57 +1,19 @@
-"""Before fine-tuning: devices, the head on frozen embeddings, the learning-rate range test, linear heads."""
+"""Before fine-tuning: the head on frozen embeddings, the learning-rate range test, linear heads."""
 
 from __future__ import annotations
 
-import os
-import platform
-
 import numpy as np
 import pandas as pd
-from dask.system import CPU_COUNT
 from scipy.ndimage import gaussian_filter1d
 
-from covidxr._keras import keras, tf
+from covidxr._keras import keras
 from covidxr.augmentation import AugmentedBatches
 from covidxr.checks import check_whole
 from covidxr.data.manifest import patient_keys
 from covidxr.evaluation.linear_probe import SourceBalancedLDA
 from covidxr.model.networks import embed
-from covidxr.training.callbacks import reinitialise_head
-from covidxr.utils import CovidxrError, unknown
-
-
-def configure_hardware(threads=None) -> dict:
-    """Configure threads and precision for this machine, and return the choice; call it before TensorFlow computes anything."""
-    threads = threads or CPU_COUNT
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-    except RuntimeError:  # TensorFlow has computed something in this process: its threads are fixed
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
-    gpus = tf.config.list_physical_devices("GPU")
-    keras.config.set_dtype_policy("mixed_float16" if gpus and all(map(_has_half_precision_units, gpus)) else "float32")
-    return {
-        "devices": [_details(gpu).get("device_name", gpu.name) for gpu in gpus] or ["CPU"],
-        "threads": threads,
-        "precision": keras.config.dtype_policy().name,
-        "onednn": platform.machine() in ("x86_64", "AMD64") and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
-    }
-
-
-def distribution_strategy(devices):
-    """The distribution strategy for one device, or for all of the machine's GPUs."""
-    strategies = {"one": tf.distribute.get_strategy, "all": tf.distribute.MirroredStrategy}
-    if devices not in strategies:
-        raise unknown("devices", devices, strategies)
-    return strategies[devices]()
-
-
-def _details(gpu):
-    return tf.config.experimental.get_device_details(gpu)
-
-
-def _has_half_precision_units(gpu):
-    return _details(gpu).get("compute_capability", (0, 0)) >= (7, 0)
+from covidxr.training.callbacks import assign_variables, reinitialise_head
+from covidxr.utils import CovidxrError
 
 
 def fit_head(
@@ -103,6 +65,7 @@ def fit_head(
     for layer in model.layers[model.layers.index(model.get_layer(from_layer)) + 1 :]:
         x = layer(x)
     head = keras.Model(inputs, x)
+    head.dtype_policy = model.dtype_policy
     head.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return pd.DataFrame(head.fit(embeddings, labels, epochs=epochs, verbose=0).history)
 
@@ -110,18 +73,13 @@ def fit_head(
 def reinitialise_and_fit_head(model, seed, batches, epochs=40, passes=2) -> None:
     """Draw the head anew and fit it on embeddings of augmented images, before fine-tuning or after a collapse."""
     reinitialise_head(model, seed)
-    fit_head(model, *embed_augmented(model, batches, passes), epochs, seed=seed)
-
-
-def embed_augmented(model, batches, passes) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and class numbers of augmented images, for several passes over them."""
     base = keras.Model(model.inputs, model.get_layer("flatten").output)
     embeddings, labels = [], []
     for step in range(passes * len(batches)):
         x, y = batches.batch(*divmod(step, len(batches)))
-        embeddings.append(base.predict_on_batch(x))
+        embeddings.append(base.predict_on_batch(x).astype(np.float32))
         labels.append(y.argmax(1))
-    return np.concatenate(embeddings), np.concatenate(labels)
+    fit_head(model, np.concatenate(embeddings), np.concatenate(labels), epochs, seed=seed)
 
 
 def lr_range_test(
@@ -169,7 +127,7 @@ def lr_range_test(
         raise CovidxrError(
             f"learning rates from {lowest} to {highest} do not rise; give two numbers above 0, lowest first"
         )
-    saved = [(variable, variable.numpy()) for variable in model.variables]  # get_weights() lacks dropout's state
+    saved = [variable.numpy() for variable in model.variables]  # get_weights() lacks dropout's state
     optimizer = keras.optimizers.Adam(lowest)
     model.compile(optimizer, "categorical_crossentropy")
     rows = []
@@ -181,8 +139,7 @@ def lr_range_test(
         rows.append((rate, loss))
         if loss > 4 * min(loss for _, loss in rows):
             break
-    for variable, value in saved:
-        variable.assign(value)
+    assign_variables(model.variables, saved)
     sweep = pd.DataFrame(rows, columns=["learning_rate", "loss"])
     return sweep.assign(smoothed=gaussian_filter1d(sweep.loss, 3) if rows else [])
 

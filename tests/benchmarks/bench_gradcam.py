@@ -1,6 +1,7 @@
 """How fast Grad-CAM is on the article's VGG16 at 100 px: ``python tests/benchmarks/bench_gradcam.py``.
 
-Beside it: a bare prediction, tf-keras-vis 0.8.7, and the real keras-vis in its process. The competitors take turns and
+Next to it: a bare prediction, three layers with all methods in one pass, tf-keras-vis 0.8.7, and the real keras-vis in
+its process. The competitors take turns and
 medians are printed, so that a noisy machine slows all alike. Then 500 calls in a row: time and memory must not grow.
 """
 
@@ -23,7 +24,7 @@ from tf_keras_vis.gradcam import Gradcam  # noqa: E402
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear  # noqa: E402
 from tf_keras_vis.utils.scores import CategoricalScore  # noqa: E402
 
-from covidxr.gradcam.cam import GradCAM  # noqa: E402
+from covidxr.gradcam.cam import STYLES, GradCAM, candidate_layers, default_layer  # noqa: E402
 from covidxr.gradcam.reference import keras_vis_maps  # noqa: E402
 from covidxr.model.networks import build_vgg16  # noqa: E402
 
@@ -35,10 +36,13 @@ CALLS = 500
 def competitors(model) -> dict:
     """Name each way to explain images as class 1, and the prediction that every one of them contains."""
     forward = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec((None, 100, 100, 3))])
-    gradcam, other = GradCAM(model, LAYER), Gradcam(model, model_modifier=ReplaceToLinear(), clone=True)
+    layers, other = candidate_layers(model), Gradcam(model, model_modifier=ReplaceToLinear(), clone=True)
+    ours = {"covidxr": LAYER, "covidxr, default": default_layer(model), "covidxr, block3": layers[-1]}
+    ours = {name: GradCAM(model, layer) for name, layer in ours.items()}
+    ours |= {"covidxr, 3 layers": GradCAM(model, layers), "3 layers, all styles": GradCAM(model, layers, list(STYLES))}
     return {
         "forward pass": lambda x: forward(x).numpy(),
-        "covidxr": lambda x: gradcam.explain(x, 1).maps,
+        **{name: lambda x, explainer=explainer: explainer.explain_each(x, 1) for name, explainer in ours.items()},
         "tf-keras-vis 0.8.7": lambda x: other(CategoricalScore([1] * len(x)), x, penultimate_layer=LAYER),
     }
 

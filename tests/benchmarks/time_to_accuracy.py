@@ -32,7 +32,7 @@ from covidxr.data.dataset import Dataset, build_dataset  # noqa: E402
 from covidxr.data.splits import split_manifest  # noqa: E402
 from covidxr.evaluation.metrics import predict  # noqa: E402
 from covidxr.training import TrainingConfig, callbacks, fit, initialise, warm_up_head  # noqa: E402
-from covidxr.training.head import configure_hardware  # noqa: E402
+from covidxr.training.hardware import configure_hardware  # noqa: E402
 from covidxr.utils import read_json, write_json  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
