@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from covidxr import plots
@@ -83,16 +82,16 @@ def summarise(seeds):
 
 
 def draw(estimates, path):
-    """The picture of the README: both profiles next to each other, seed 0."""
-    figure, axes = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=[5, 4])
-    titles = {"demo": "each class from its own hospital", "clean": "nothing but the disease differs"}
-    for ax, (profile, title) in zip(axes, titles.items(), strict=True):
+    """The picture of the README: both profiles, seed 0."""
+    titles = {"demo": "demo: each class from its own hospital", "clean": "clean: only disease goes with the class"}
+    parts = []
+    for profile, title in titles.items():
         found = {what: e for what, e in estimates[profile, 0].items() if e and what != "change"}
-        rows = pd.DataFrame.from_dict(found, orient="index")[["value", "low", "high"]].assign(chance=float("nan"))
-        rows.loc[rows.index.isin(["internal accuracy", "lungs occluded", "outside accuracy"]), "chance"] = 1 / 3
-        plots.forest(rows, ax=ax, xlabel="value, 95 % CI; dashed: chance")
-        ax.set_title(f"{profile}: {title}", fontsize=10)
-    plots.save_figure(axes[0], path, "Drawn images: the profiles demo and clean")
+        rows = pd.DataFrame.from_dict(found, orient="index")[["value", "low", "high"]]
+        accuracies = rows.index.isin(["internal accuracy", "lungs occluded", "outside accuracy"])
+        parts.append(rows.assign(chance=[1 / 3 if one else None for one in accuracies], category=title))
+    ax = plots.forest(pd.concat(parts), xlabel="value")
+    plots.save_figure(ax, path, "Drawn images: the profiles demo and clean")
 
 
 if __name__ == "__main__":
